@@ -1,0 +1,33 @@
+"""`package.module:attribute` in a settings file becomes the object that it names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from components.contracts.errors import SettingsError
+
+
+def load_callable(dotted: str) -> Callable[..., Any]:
+    """Import what `package.module:attribute` names.
+
+    Raises:
+        SettingsError: the form is another, the module cannot be imported, or the attribute is missing
+            or cannot be called.
+    """
+    module_name, _, attribute = dotted.partition(":")
+    form = "package.module:callable"
+    if not module_name or not attribute:
+        raise SettingsError(f"'{dotted}' is no dotted path", allowed=form)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SettingsError(f"'{dotted}' cannot be imported ({error})", allowed=form) from None
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
+        raise SettingsError(
+            f"'{dotted}': no callable '{attribute}' in {module_name}", allowed=", ".join(names)
+        )
+    return found  # type: ignore[no-any-return]

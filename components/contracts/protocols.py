@@ -1,0 +1,77 @@
+"""What a plug must offer: the shapes of things that settings name by dotted path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float32, Int64, UInt8
+    from torch import Tensor
+
+
+class Scorer(Protocol):
+    """Anything that turns images and their prompts into one number each."""
+
+    def score(
+        self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Float32[Tensor, " b"]:
+        """Scores, higher is better; independent of how the images are batched."""
+        ...
+
+
+class Judge(Scorer, Protocol):
+    """A held-out evaluator with a verdict and a known error of its own. Never a reward."""
+
+    error_rate: float
+
+    def correct(
+        self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Bool[Tensor, " b"]:
+        """Whether each image shows what its prompt asks for."""
+        ...
+
+
+class People(Protocol):
+    """Annotators who look at two images of one prompt."""
+
+    names: Sequence[str]
+
+    def compare(
+        self,
+        images_a: UInt8[Tensor, "n 3 h w"],
+        images_b: UInt8[Tensor, "n 3 h w"],
+        prompts: Sequence[str],
+        annotator: int,
+        generator: torch.Generator,
+    ) -> Int64[Tensor, " n"]:
+        """0 where the first image is preferred, 1 where the second is, 2 for a tie."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where a stage reports what happened. MLflow behind `components.tracking`, nothing in tests."""
+
+    run_id: str | None
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Settings of the run; nested mappings become dotted names."""
+        ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Figures of the run, in one call per step."""
+        ...
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file or a folder that a reviewer should see."""
+        ...
+
+    def log_input(self, path: Path, digest: str, context: str) -> None:
+        """A dataset that the run read, by the digest under which DVC knows it."""
+        ...
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Facts to search runs by."""
+        ...
