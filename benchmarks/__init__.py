@@ -1,0 +1,1 @@
+"""Measurements that are too slow for the tests; each writes a json under `results/` that is committed."""
