@@ -1,0 +1,63 @@
+"""The trained reward model as a scorer: `{name: model, path: models/reward}`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from components.contracts.settings import ComputeSettings
+from components.rewards.model import RewardModel, torch_device
+
+CHUNK = 32
+"""Images of one forward pass; the last pass is filled up to it."""
+
+
+class ModelScorer:
+    """Scores with a frozen `RewardModel`, about N(0, 1) on the images that it was trained on."""
+
+    def __init__(self, model: RewardModel) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._text: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, folder: Path, compute: ComputeSettings) -> ModelScorer:
+        """Read the folder that the stage `rewards` wrote.
+
+        Raises:
+            ModelError: the folder is missing, truncated or of another kind.
+        """
+        return cls(RewardModel.load(folder).to(torch_device(compute)))
+
+    @torch.no_grad()
+    def score(
+        self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Float32[Tensor, " b"]:
+        """Rewards, higher is better.
+
+        Every pass has the same number of images, so that a matrix product never takes another code
+        path for a short batch: a score does not depend on how many images came along with its own.
+        """
+        text = self._text_features(prompts)
+        rewards = []
+        for start in range(0, len(images), CHUNK):
+            chunk = images[start : start + CHUNK].to(self._model.device)
+            missing = CHUNK - len(chunk)
+            filled = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)])
+            pixels = self._model.normalise(self._model.resize(filled))
+            features = self._model.image_features(pixels)[: len(chunk)]
+            rewards.append(self._model.reward(features, text[start : start + CHUNK]))
+        return torch.cat(rewards) if rewards else torch.zeros(0, device=self._model.device)
+
+    def _text_features(self, prompts: Sequence[str]) -> Float32[Tensor, "b d"]:
+        # One prompt is scored many times in a run; its frozen features are computed once, alone, so
+        # that they do not depend on the other prompts either.
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._text:
+                self._text[prompt] = self._model.text_features(self._model.tokenize([prompt]))[0]
+        if not prompts:
+            return torch.zeros(0, 0, device=self._model.device)
+        return torch.stack([self._text[prompt] for prompt in prompts])

@@ -1,0 +1,29 @@
+"""Which scorer a stage uses: a discriminated union, told apart by `name`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.contracts.settings import PluginSettings, StrictModel
+
+
+class ModelScorerSettings(StrictModel):
+    """The reward model that the stage `rewards` trained."""
+
+    name: Literal["model"] = "model"
+    path: str = Field("models/reward", min_length=1)
+    """Folder of the reward model, relative to the project's folder."""
+
+
+class PythonScorerSettings(PluginSettings):
+    """An object of one's own with a method `score` (protocol `Scorer`), named by its dotted path."""
+
+    name: Literal["python"] = "python"
+
+
+ScorerSettings = Annotated[
+    ModelScorerSettings | PythonScorerSettings,
+    Field(discriminator="name"),
+]
