@@ -172,10 +172,12 @@ def _library_versions() -> dict[str, str]:
 
 
 def _set_threads(compute: ComputeSettings) -> None:
-    # Only a stage that has torch loaded pays for it; the variables reach those that load it later.
-    os.environ.setdefault("OMP_NUM_THREADS", str(compute.threads))
+    # Results are bit-identical for one number of threads, so the settings win over the environment.
+    # A stage that has not loaded torch yet does not pay for it: the variable reaches it later.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(compute.threads)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(compute.threads)
 
 
 def _die_with_parent() -> None:

@@ -62,7 +62,8 @@ SAMPLES = TableSchema(
         ]
     ),
 )
-"""One row a generated image. `shard` names the tar under `images/` and the safetensors of latents."""
+"""One row an image. `shard` 00000 is in `images/images-00000.tar` and, where the image was drawn here,
+`latents/latents-00000.safetensors`; the key in both is the sample id."""
 
 PAIRS = TableSchema(
     "pairs",
@@ -81,7 +82,8 @@ PAIRS = TableSchema(
         ]
     ),
 )
-"""One row a judgement: `label` is `a`, `b` or `tie`. Several annotators of a pair are several rows."""
+"""One row a judgement: `label` is `a`, `b` or `tie`. Several annotators of a pair are several rows, each
+with the sides on which that annotator saw the images: compare chosen ids, not labels, across rows."""
 
 
 def write_table(path: Path, table: pa.Table, schema: TableSchema) -> None:

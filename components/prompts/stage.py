@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from components.contracts.artifacts import atomic_path, write_json, write_text
+from components.contracts.artifacts import atomic_path, write_csv, write_json
 from components.contracts.errors import QuarantinedData
 from components.contracts.stage import StageContext, log_inputs
 from components.contracts.tables import PROMPTS, write_table
@@ -50,11 +48,14 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         for split, rows in splits.items():
             table = _table(rows, num_tokens[split])
             write_table(folder / f"{split}.parquet", table, PROMPTS)
-        dropped = ((row.source, row.place, row.reason) for row in curated.dropped)
-        write_text(folder / "dropped.csv", _csv(("source", "place", "reason"), dropped))
+        write_csv(
+            folder / "dropped.csv",
+            ("source", "place", "reason"),
+            [(row.source, row.place, row.reason) for row in curated.dropped],
+        )
     write_json(context.root / REPORT, report)
-    kept = ((name, counts["kept"]) for name, counts in report["categories"].items())
-    write_text(context.root / KEPT, _csv(("category", "prompts"), kept))
+    kept = [(name, counts["kept"]) for name, counts in report["categories"].items()]
+    write_csv(context.root / KEPT, ("category", "prompts"), kept)
     for path in (REPORT, KEPT, DATA / "dropped.csv"):
         context.tracker.log_artifact(context.root / path)
     return _metrics(report)
@@ -116,11 +117,3 @@ def _metrics(report: dict[str, Any]) -> dict[str, float]:
         "truncated": report["tokens"]["truncated"],
         "leakage": report["leakage"],
     }
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
