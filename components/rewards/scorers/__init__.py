@@ -1,7 +1,7 @@
 """The shelf of scorers: anything that turns images and their prompts into one number each.
 
-One file a scorer, chosen by `name` in the settings (`settings.py`). Other rooms call `build_scorer` and
-know nothing else of this room.
+One file a scorer, chosen by `name` in the settings (`settings.py`). Other rooms call
+`build_scorer` and know nothing else of this room.
 """
 
 from __future__ import annotations

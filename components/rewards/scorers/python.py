@@ -1,4 +1,4 @@
-"""A scorer of one's own, named by a dotted path: `{name: python, callable: "package.module:build"}`."""
+"""A scorer of one's own: `{name: python, callable: "package.module:build", arguments: {}}`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.rewards.scorers.settings import PythonScorerSettings
 
 
 class PythonScorer:
-    """Calls the plug and checks what comes back, since a plug is code that this project did not write."""
+    """Calls the plug and checks what comes back, since a plug is somebody else's code."""
 
     def __init__(self, scorer: Scorer, dotted: str) -> None:
         self._scorer, self._dotted = scorer, dotted
@@ -25,8 +25,8 @@ class PythonScorer:
         """Call `settings.callable` with its arguments; the result must have a method `score`.
 
         Raises:
-            SettingsError: the path cannot be imported, the call refuses its arguments, or the result
-                cannot score.
+            SettingsError: the path cannot be imported, the call refuses its arguments, or the
+                result cannot score.
         """
         make = load_callable(settings.callable)
         try:

@@ -18,7 +18,7 @@ class ModelScorerSettings(StrictModel):
 
 
 class PythonScorerSettings(PluginSettings):
-    """An object of one's own with a method `score` (protocol `Scorer`), named by its dotted path."""
+    """One's own object with a method `score` (protocol `Scorer`), named by its dotted path."""
 
     name: Literal["python"] = "python"
 

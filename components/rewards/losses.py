@@ -1,0 +1,37 @@
+"""Losses on preferences. Pure: tensors in, tensors out."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def bradley_terry_loss(
+    score_a: Float[Tensor, " n"],
+    score_b: Float[Tensor, " n"],
+    preference: Float[Tensor, " n"],
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the Bradley-Terry model, mean over pairs, in nats.
+
+        P(a over b) = sigmoid(score_a - score_b)
+        loss        = - y log P(a over b) - (1 - y) log P(b over a)
+
+    `preference` is y: 1 where a was preferred, 0 where b was, 0.5 for a tie. A tie counts as half
+    a win each and so pulls the two scores together. `label_smoothing` moves every y towards 0.5 by
+    that part, for annotators who err: with 0.1, a win counts 0.95. With y in {0, 1} this is the
+    pairwise loss of ImageReward (2304.05977), equation 1; the soft labels are Pick-a-Pic's
+    (2305.01569), section 3, up to a constant without gradient.
+
+    Worked by hand:
+
+        equal scores, any y                       log 2                     = 0.6931
+        score_a - score_b = log 3, P(a) = 3/4
+            y = 1                                 -log 3/4                  = 0.2877
+            y = 0                                 -log 1/4                  = 1.3863
+            y = 0.5                               (0.2877 + 1.3863) / 2     = 0.8370
+            y = 1, label_smoothing 0.1            0.95*0.2877 + 0.05*1.3863 = 0.3426
+    """
+    target = (1 - label_smoothing) * preference + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(score_a - score_b, target)

@@ -1,0 +1,223 @@
+"""The reward model: the two towers of CLIP, compared by cosine, standardised.
+
+    score(x, c)  = s * cos(image(x), text(c))            PickScore (2305.01569), section 3
+    reward(x, c) = (score(x, c) - mean) / std            as ImageReward (2304.05977) does
+
+`s` is CLIP's logit scale; `mean` and `std` are constants measured on the images of the training
+split, so that a reward is about N(0, 1) there and `reward_weight` of a method means the same for
+every reward model.
+
+On disk it is a plain `CLIPModel` folder with its tokenizer (other programs open it as CLIP), and
+beside it `reward.json` with the two constants.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoTokenizer, CLIPModel
+from transformers.image_processing_base import ImageProcessingMixin
+
+from components.contracts.artifacts import atomic_path, read_json, write_json
+from components.contracts.errors import DataError, ModelError
+from components.contracts.settings import ComputeSettings
+
+CONSTANTS = "reward.json"
+FORMAT_VERSION = 1
+RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+"""Pillow's number of a filter, as image processor configs hold it, and torch's name."""
+
+
+def torch_device(compute: ComputeSettings) -> torch.device:
+    """The device that `compute` names; `auto` takes an accelerator where there is one."""
+    if compute.device != "auto":
+        return torch.device(compute.device)
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found or torch.device("cpu")
+
+
+class RewardModel(nn.Module):
+    """CLIP's two towers and two constants; each step from pixels to reward is a method.
+
+    Text features are computed once per prompt and pixels once per image, so training, scoring and
+    tests call only the steps that they need.
+    """
+
+    def __init__(
+        self, clip: CLIPModel, tokenizer: Any, preprocessing: dict[str, Any], source: str
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.text_length = int(clip.text_model.config.max_position_embeddings)
+        self.mean, self.std = 0.0, 1.0
+        try:
+            self._size = _edge(preprocessing.get("size", {}))
+            self._crop = _edge(preprocessing.get("crop_size", preprocessing.get("size", {})))
+            self._filter = RESAMPLING[int(preprocessing.get("resample", 3))]
+            centre, spread = preprocessing["image_mean"], preprocessing["image_std"]
+        except (KeyError, ValueError) as error:
+            raise ModelError(
+                f"image processor: cannot use {error}",
+                file=source,
+                allowed="size, image_mean, image_std, resample 0, 2 or 3",
+            ) from None
+        self.register_buffer("_centre", torch.tensor(centre).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_spread", torch.tensor(spread).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.clip.logit_scale.device
+
+    # --- from pictures and words to features -----------------------------------------------------
+
+    def resize(self, images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Shortest edge to the towers' size, then the centre; rounded to bytes as Pillow does."""
+        height, width = images.shape[-2:]
+        factor = self._size / min(height, width)
+        if factor != 1:
+            target = (round(height * factor), round(width * factor))
+            antialias = self._filter != "nearest-exact"
+            resized = F.interpolate(
+                images.float(), size=target, mode=self._filter, antialias=antialias
+            )
+            images = resized.round().clamp(0, 255).to(torch.uint8)
+        top, left = ((edge - self._crop) // 2 for edge in images.shape[-2:])
+        return images[..., top : top + self._crop, left : left + self._crop]
+
+    def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float32[Tensor, "b 3 s s"]:
+        """Bytes to the range that the image tower was trained on."""
+        return (pixels.float() / 255 - self._centre) / self._spread  # type: ignore[operator]
+
+    def tokenize(self, prompts: Sequence[str]) -> Int64[Tensor, "b n"]:
+        """Token ids, cut and filled up to the text tower's length."""
+        encoded = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.text_length,
+            return_tensors="pt",
+        )
+        return encoded["input_ids"].to(self.device)
+
+    def image_features(self, pixel_values: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b d"]:
+        """Unit vectors of normalised pictures."""
+        pooled = self.clip.vision_model(pixel_values=pixel_values).pooler_output
+        return F.normalize(self.clip.visual_projection(pooled), dim=-1)
+
+    def text_features(self, input_ids: Int64[Tensor, "b n"]) -> Float32[Tensor, "b d"]:
+        """Unit vectors of tokenized prompts.
+
+        No attention mask: the text tower is causal and reads its result off the first end mark, so
+        what fills up the row behind it is never seen.
+        """
+        pooled = self.clip.text_model(input_ids=input_ids).pooler_output
+        return F.normalize(self.clip.text_projection(pooled), dim=-1)
+
+    # --- from features to a reward ---------------------------------------------------------------
+
+    def score(
+        self, image: Float32[Tensor, "b d"], text: Float32[Tensor, "b d"]
+    ) -> Float32[Tensor, " b"]:
+        """`s * cos`; a difference of two scores is the log-odds of a preference."""
+        return self.clip.logit_scale.exp() * (image * text).sum(dim=-1)
+
+    def reward(
+        self, image: Float32[Tensor, "b d"], text: Float32[Tensor, "b d"]
+    ) -> Float32[Tensor, " b"]:
+        """The standardised score."""
+        return (self.score(image, text) - self.mean) / self.std
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_clip(cls, source: Path | str) -> RewardModel:
+        """Start from a `CLIPModel` with tokenizer and image processor: a folder, or a hub name.
+
+        Raises:
+            ModelError: nothing is there, weights are missing or truncated, or it is another kind.
+        """
+        name = str(source)
+        local = isinstance(source, Path)
+        if local and not Path(name).is_dir():
+            raise ModelError("no such model folder", file=name)
+        try:
+            # With loading info the result is a pair, which its annotation does not say.
+            loaded: Any = CLIPModel.from_pretrained(
+                name, output_loading_info=True, dtype=torch.float32, local_files_only=local
+            )
+            clip, problems = loaded
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+            preprocessing, _ = ImageProcessingMixin.get_image_processor_dict(
+                name, local_files_only=local
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"is no usable CLIP model ({_first_line(error)})",
+                file=name,
+                allowed="a CLIPModel with tokenizer and image processor",
+            ) from None
+        lacking = sorted([*problems["missing_keys"], *map(str, problems["mismatched_keys"])])
+        if lacking:
+            raise ModelError(
+                f"lacks {len(lacking)} weights of a CLIPModel, first {lacking[0]}", file=name
+            )
+        return cls(clip, tokenizer, preprocessing, name)
+
+    @classmethod
+    def load(cls, folder: Path) -> RewardModel:
+        """Read what `save` wrote; needs nothing but `folder`.
+
+        Raises:
+            ModelError: the folder is missing, truncated, of another kind or of an unknown version.
+        """
+        model = cls.from_clip(folder)
+        path = folder / CONSTANTS
+        try:
+            constants = read_json(path)
+            version = constants["format_version"]
+            model.mean, model.std = float(constants["mean"]), float(constants["std"])
+        except DataError as error:
+            raise ModelError(f"is no reward model ({error})", file=folder) from None
+        except (KeyError, TypeError, ValueError):
+            raise ModelError("lacks format_version, mean or std", file=path) from None
+        if version != FORMAT_VERSION:
+            raise ModelError(
+                f"has format_version {version}", file=path, allowed=str(FORMAT_VERSION)
+            )
+        return model
+
+    def save(self, folder: Path) -> None:
+        """Write the whole folder or nothing; equal models give equal bytes."""
+        with atomic_path(folder) as temporary:
+            self.clip.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)
+            write_json(temporary / "preprocessor_config.json", self.preprocessing)
+            write_json(
+                temporary / CONSTANTS,
+                {"format_version": FORMAT_VERSION, "mean": self.mean, "std": self.std},
+            )
+
+
+def _edge(size: Any) -> int:
+    """One length in pixels from the forms that image processor configs have had."""
+    if isinstance(size, int):
+        return size
+    for key in ("shortest_edge", "height"):
+        if key in size:
+            return int(size[key])
+    raise KeyError("size")
+
+
+def _first_line(error: Exception) -> str:
+    return re.split(r"[\n.](?:\s|$)", str(error))[0]

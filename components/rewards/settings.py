@@ -1,0 +1,31 @@
+"""Settings of the stage `rewards`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.contracts.settings import StrictModel
+
+
+class Settings(StrictModel):
+    """Which CLIP becomes the reward model, and how it learns from the pairs."""
+
+    backbone: str = Field(min_length=1)
+    """Folder of a `transformers.CLIPModel` with tokenizer and image processor, or a hub name."""
+    trainable: Literal["all", "last_layers", "heads"] = "all"
+    """What learns: every weight; the last third of each tower's layers and what follows; or only
+    the two projections and the logit scale. A large backbone forgets less when less of it moves."""
+    epochs: int = Field(6, ge=1, le=1000)
+    """Passes over the training pairs; the epoch with the lowest validation loss is kept."""
+    batch_size: int = Field(64, ge=1, le=65536)
+    """Pairs of one update; a batch is made of whole prompts, so it can hold a few more."""
+    learning_rate: float = Field(3.0e-4, gt=0.0, le=1.0)
+    """Peak of AdamW's step size: a short warm-up, then a cosine to zero."""
+    weight_decay: float = Field(0.01, ge=0.0, le=10.0)
+    """Of matrices; biases, norms and the logit scale are left alone."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """How far each label is moved towards a tie, for annotators who err."""
+    horizontal_flip: bool = False
+    """Mirror each training image half of the time. Not for prompts that say left or right."""
