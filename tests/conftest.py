@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, so that timings and bits do not depend on the machine's core count."""
+"""Shared by all tests: one thread, so that neither time nor bits depend on the core count."""
 
 import os
 

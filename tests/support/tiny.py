@@ -1,4 +1,4 @@
-"""A tiny random Stable-Diffusion-shaped model on disk, for tests that need a policy and not a good one."""
+"""A tiny random Stable-Diffusion-shaped model on disk, for tests that need no good one."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SCHEDULER: dict[str, Any] = {
 def tiny_base(folder: Path, seed: int = 0, **scheduler: Any) -> Path:
     """Write a pipeline of random weights in diffusers' layout and return `folder`.
 
-    Images are 3 x 32 x 32, latents 4 x 8 x 8, the U-Net has about 100 K parameters. The same seed gives the
-    same weights; the global generator is left as it was.
+    Images are 3 x 32 x 32, latents 4 x 8 x 8, the U-Net has 141 K parameters. The same seed gives
+    the same weights; the global generator is left as it was.
 
     Args:
         folder: where the components go.

@@ -1,0 +1,26 @@
+"""Diffusion models as policies: samplers that return distributions, adapters, guidance, rollouts.
+
+The only room, with the miniature, that imports diffusers and peft. It reads a model folder in
+diffusers' layout and reads and writes LoRA folders; it knows no stage.
+"""
+
+from components.diffusion.conditioning import Conditioning
+from components.diffusion.loading import find_device, load_policy
+from components.diffusion.policy import Adapter, Policy
+from components.diffusion.rollout import Trajectories, rollout, sample_images
+from components.diffusion.samplers import DDIMSampler, LatentGaussian, NoiseSchedule, Sampler
+
+__all__ = [
+    "Adapter",
+    "Conditioning",
+    "DDIMSampler",
+    "LatentGaussian",
+    "NoiseSchedule",
+    "Policy",
+    "Sampler",
+    "Trajectories",
+    "find_device",
+    "load_policy",
+    "rollout",
+    "sample_images",
+]
