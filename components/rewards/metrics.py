@@ -73,7 +73,7 @@ def effective_count(correct: Float[Tensor, " n"], group: Int[Tensor, " n"]) -> f
 def wilson_interval(share: float, count: float, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927): stays inside [0, 1] and works at 0 and 1.
 
-    9 of 10 right: centre (0.9 + 0.19207) / 1.38415 = 0.78898, half width 0.19282: [0.5962, 0.9818].
+    9 of 10 right: centre (0.9 + 0.19207) / 1.38415 = 0.78898, half width 0.19314: [0.5958, 0.9821].
     """
     centre = share + z * z / (2 * count)
     half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
