@@ -33,6 +33,7 @@ _NUMBER_WORDS: Final = {number: word for word, number in NUMBERS.items()}
 # Centres in pixels and the range of sizes, by the number of drawings: far enough apart that the
 # jitter can never hide one drawing behind another.
 _LAYOUTS: Final[dict[int, tuple[tuple[tuple[int, int], ...], tuple[int, int], int]]] = {
+    0: ((), (38, 46), 0),
     1: (((32, 32),), (38, 46), 4),
     2: (((17, 32), (47, 32)), (26, 30), 2),
     3: (((32, 17), (17, 47), (47, 47)), (24, 27), 2),
@@ -135,7 +136,7 @@ def render(
     """Draw `scene` in one of `styles`, chosen by `rng` among those which draw all its objects.
 
     Args:
-        scene: what to show; at most five drawings in total.
+        scene: what to show; at most five drawings in total, none for the bare place.
         rng: the only source of chance (style, places, sizes, paper).
         styles: names of drawing styles, see `world.STYLES`.
 
@@ -152,7 +153,7 @@ def render(
     style = able[int(rng.integers(len(able)))]
     drawings = [(name, colour) for name, count, colour in scene.objects for _ in range(count)]
     if len(drawings) not in _LAYOUTS:
-        raise ValueError(f"a scene holds 1 to 5 drawings, not {len(drawings)}")
+        raise ValueError(f"a scene holds at most 5 drawings, not {len(drawings)}")
     centres, (smallest, largest), jitter = _LAYOUTS[len(drawings)]
     canvas = backgrounds.draw(scene.background, rng)
     size = int(rng.integers(smallest, largest + 1))

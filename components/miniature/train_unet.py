@@ -1,0 +1,200 @@
+"""Train the denoiser and the text encoder of the base model, and write the whole pipeline.
+
+python -m components.miniature.train_unet (needs base/vae, see train_autoencoder).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from components.miniature import tokens, training
+from components.miniature.scenes import caption
+from components.miniature.world import BASE_STYLES
+
+BASE_DIR = training.ROOM / "base"
+TEXT_WIDTH = 128
+
+
+class Denoiser(nn.Module):
+    """U-Net and text encoder, trained together."""
+
+    def __init__(self, channels: tuple[int, ...], tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=8,
+            out_channels=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=channels,
+            layers_per_block=1,
+            cross_attention_dim=TEXT_WIDTH,
+            attention_head_dim=4,  # read by diffusers as the number of heads
+            norm_num_groups=16,
+        )
+        self.text_encoder = CLIPTextModel(text_config(tokenizer))
+
+    def forward(self, x_t: Tensor, timestep: Tensor, input_ids: Tensor) -> Tensor:
+        """Return the model output [b, 8, 16, 16] for token ids int64 [b, l]."""
+        hidden = self.text_encoder(input_ids).last_hidden_state
+        output: Tensor = self.unet(x_t, timestep, encoder_hidden_states=hidden).sample
+        return output
+
+
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """Return the settings of a two-layer text encoder of width 128."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def new_scheduler(prediction_type: str) -> DDIMScheduler:
+    """Return Stable Diffusion's noise schedule.
+
+    Spaced "trailing": the first step is the noisiest one of the training, where the start from
+    pure noise is least of a lie, which matters with ten steps.
+    """
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+    )
+
+
+@torch.no_grad()
+def encoded_scenes(num: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Render `num` scenes and encode them: scaled latents [num, 8, 16, 16] and captions."""
+    images, scenes = training.rendered_scenes(num, seed, BASE_STYLES)
+    captions = [caption(scene) for scene in scenes]
+    path = training.CHECKPOINTS / "latents.safetensors"
+    if path.exists():
+        latents = load_file(path)["latents"]
+        if len(latents) == num:
+            return latents.float(), captions
+    vae = AutoencoderKL.from_pretrained(BASE_DIR / "vae").eval()
+    parts = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(64):
+            z = vae.encode(training.to_unit(part).contiguous()).latent_dist.mean
+            parts.append(z.float() * vae.config.scaling_factor)
+    latents = torch.cat(parts)
+    training.write_safetensors(path, {"latents": latents.half()})
+    return latents.half().float(), captions
+
+
+def write_pipeline(denoiser: Denoiser, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler) -> None:
+    """Write base/ in diffusers' layout, fp16, leaving the autoencoder's files as they are."""
+    vae = AutoencoderKL.from_pretrained(BASE_DIR / "vae")
+    pipeline = StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=denoiser.text_encoder.half(),
+        tokenizer=tokenizer,
+        unet=denoiser.unet.half(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+    def save(folder: str) -> None:
+        pipeline.save_pretrained(folder)
+        tokens.save(tokenizer, str(Path(folder) / "tokenizer"))
+
+    training.save_folder(save, BASE_DIR)
+
+
+def main() -> None:
+    """Train and write base/."""
+    chosen = training.settings("unet")
+    torch.set_num_threads(chosen["num_threads"])
+    tokenizer = tokens.build()
+    latents, captions = encoded_scenes(chosen["num_scenes"], chosen["seed"])
+    print(f"latents {list(latents.shape)} std {latents.std():.3f}", flush=True)
+
+    def ids(texts: list[str]) -> Tensor:
+        encoded = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        found: Tensor = encoded.input_ids
+        return found
+
+    input_ids, empty = ids(captions), ids([""])
+    scheduler = new_scheduler(chosen["prediction_type"])
+    torch.manual_seed(chosen["seed"])  # the libraries initialise from the global generator
+    denoiser = Denoiser(tuple(chosen["channels"]), tokenizer)
+    print(f"{sum(p.numel() for p in denoiser.parameters()) / 1e6:.2f} M parameters", flush=True)
+    batch = chosen["batch_size"]
+
+    def loss(update: int, generator: torch.Generator) -> Tensor:
+        picked = torch.randint(len(latents), (batch,), generator=generator)
+        x0, prompt = latents[picked], input_ids[picked]
+        dropped = torch.rand((batch, 1), generator=generator) < chosen["caption_dropout"]
+        prompt = torch.where(dropped, empty, prompt)
+        noise = torch.randn(x0.shape, generator=generator)
+        # Stratified: every batch sees all noise levels evenly.
+        spread = (torch.arange(batch) + torch.rand((batch,), generator=generator)) / batch
+        timestep = (spread * 1000).long().clamp(max=999)
+        x_t = scheduler.add_noise(x0, noise, timestep)
+        target = (
+            scheduler.get_velocity(x0, noise, timestep)
+            if chosen["prediction_type"] == "v_prediction"
+            else noise
+        )
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=chosen["bfloat16"]):
+            output = denoiser(x_t, timestep, prompt)
+        return functional.mse_loss(output.float(), target)
+
+    def save(weights: Mapping[str, Tensor]) -> None:
+        copy = Denoiser(tuple(chosen["channels"]), tokenizer)
+        copy.load_state_dict({**copy.state_dict(), **weights})
+        write_pipeline(copy.eval(), tokenizer, scheduler)
+
+    start = time.perf_counter()
+    weights = training.train(
+        "unet",
+        denoiser,
+        loss,
+        num_updates=chosen["num_updates"],
+        learning_rate=chosen["learning_rate"],
+        seed=chosen["seed"],
+        num_warmup=chosen["num_warmup"],
+        ema_decay=chosen["ema_decay"],
+        snapshot=save,
+        snapshot_every=chosen["snapshot_every"],
+    )
+    save(weights)
+    training.write_json(
+        training.ROOM / "reports" / "unet.json",
+        {
+            "train_seconds": round(time.perf_counter() - start),
+            "samples": chosen["num_updates"] * batch,
+            "parameters": sum(p.numel() for p in denoiser.parameters()),
+        },
+    )
+    training.finish("unet")
+    training.finish("latents")
+
+
+if __name__ == "__main__":
+    main()
