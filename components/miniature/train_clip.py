@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -242,6 +243,7 @@ def main() -> None:
         clip.half().save_pretrained(folder)
         tokens.save(tokenizer, folder)
         processor.save_pretrained(folder)
+        training.open_as_float32(Path(folder) / "config.json")
 
     training.save_folder(save, CLIP_DIR)
     training.write_json(training.ROOM / "reports" / "clip.json", report)

@@ -122,6 +122,7 @@ def write_pipeline(denoiser: Denoiser, tokenizer: CLIPTokenizer, scheduler: DDIM
     def save(folder: str) -> None:
         pipeline.save_pretrained(folder)
         tokens.save(tokenizer, str(Path(folder) / "tokenizer"))
+        training.open_as_float32(Path(folder) / "text_encoder" / "config.json")
 
     training.save_folder(save, BASE_DIR)
 

@@ -206,6 +206,15 @@ def write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
+def open_as_float32(config: Path) -> None:
+    """Let a library's config.json ask for float32 although the weights beside it are fp16.
+
+    Half precision is how the weights are kept, not how they shall be computed with: without this,
+    transformers opens them in half precision and diffusers in single, and they do not fit together.
+    """
+    write_json(config, {**json.loads(config.read_text()), "dtype": "float32"})
+
+
 def save_folder(save: Callable[[str], None], target: Path) -> None:
     """Let `save` write into an empty folder, then move its files into `target` one by one.
 
