@@ -1,4 +1,4 @@
-"""Measure the base model and draw the pictures of the README: python -m components.miniature.figures.
+"""Measure the base model and draw the README's pictures: python -m components.miniature.figures.
 
 `--part reconstructions|samples|figures` does only one of the three.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,7 +152,7 @@ def _grid(images: Tensor, columns: int, names: Sequence[str]) -> Image.Image:
 def _write_png(image: Image.Image, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     image.save(temporary, format="PNG", optimize=True)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The judge: reads back from a picture which objects, how many, what colour and what place it shows.
+"""The judge: reads back from a picture which objects it shows, how many, what colour, what place.
 
 In the manner of GenEval, a prompt counts as fulfilled only when everything it asks for is read.
 The judge is the held-out evaluation of the miniature and the eyes of its simulated people; it is

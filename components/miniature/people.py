@@ -1,4 +1,4 @@
-"""Simulated people: annotators who compare two pictures of one prompt, each with a taste of their own.
+"""Simulated people: annotators who compare two pictures of one prompt, each with an own taste.
 
 An annotator's utility of a picture is a sum of how well the judge finds the prompt fulfilled and of
 the picture's looks. The preference follows Bradley-Terry with a temperature; near equals are called

@@ -1,10 +1,9 @@
-"""Write prompts.csv, the prompts that the pipeline draws from: python -m components.miniature.prompts."""
+"""Write prompts.csv, which the pipeline draws from: python -m components.miniature.prompts."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from typing import Final
 
 import numpy as np
@@ -45,7 +44,7 @@ def main() -> None:
     writer.writerows(listed_prompts())
     temporary = PROMPTS_PATH.with_name(f".{PROMPTS_PATH.name}.part")
     temporary.write_text(buffer.getvalue())
-    os.replace(temporary, PROMPTS_PATH)
+    temporary.replace(PROMPTS_PATH)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The sprites: one drawing per object and artist, kept as one PNG atlas with a JSON index.
 
-`python -m components.miniature.sprites --source DIR` rebuilds the atlas from unpacked icon packages;
-DIR holds one folder per artist (see `ICONS`), each with the `icons.json` of its Iconify package.
+`python -m components.miniature.sprites --source DIR` rebuilds the atlas from unpacked icon packages.
+DIR holds one folder per artist (see `FOLDERS`), each with the `icons.json` of its Iconify package.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -115,7 +114,7 @@ def build(source: Path, target: Path = ATLAS_DIR) -> int:
     for name, data in (("atlas.png", buffer.getvalue()), ("atlas.json", index.encode())):
         temporary = target / f".{name}.part"
         temporary.write_bytes(data)
-        os.replace(temporary, target / name)
+        temporary.replace(target / name)
     return len(entries)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,7 @@ def _split(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """Apply byte-pair merges to `word`, the best-ranked first, as the tokenizer will."""
     parts = [*word[:-1], f"{word[-1]}</w>"]
     while True:
-        pairs = [(ranks[p], i) for i, p in enumerate(zip(parts, parts[1:])) if p in ranks]
+        pairs = [(ranks[p], i) for i, p in enumerate(pairwise(parts)) if p in ranks]
         if not pairs:
             return parts
         _, i = min(pairs)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional
 
 from components.miniature import training
 from components.miniature.world import HELD_OUT_STYLE, STYLES
@@ -93,9 +92,10 @@ def main() -> None:
             noise = torch.randn(mean.shape, generator=generator)
             output = vae.decode((mean + std * noise).to(mean.dtype)).sample
         kl = 0.5 * (mean.float().square() + std.float().square() - 1) - std.float().log()
-        return reconstruction_loss(output.float(), target, chosen["edge_weight"]) + chosen[
-            "kl_weight"
-        ] * kl.sum((1, 2, 3)).mean()
+        return (
+            reconstruction_loss(output.float(), target, chosen["edge_weight"])
+            + chosen["kl_weight"] * kl.sum((1, 2, 3)).mean()
+        )
 
     held_out, _ = training.rendered_scenes(256, chosen["seed"] + 1000, styles)
     unseen, _ = training.rendered_scenes(256, chosen["seed"] + 2000, [HELD_OUT_STYLE])

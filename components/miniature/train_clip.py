@@ -63,7 +63,9 @@ class ClipWithReadout(nn.Module):
             )
         )
         num_logits = len(OBJECTS) * (MAX_COUNT + 1) + len(COLOUR_NAMES) + len(PLACE_NAMES)
-        self.readout = nn.Sequential(nn.Linear(TEXT_WIDTH, 256), nn.GELU(), nn.Linear(256, num_logits))
+        self.readout = nn.Sequential(
+            nn.Linear(TEXT_WIDTH, 256), nn.GELU(), nn.Linear(256, num_logits)
+        )
 
 
 def unordered_scenes() -> list[Scene]:
@@ -111,7 +113,7 @@ def contrast(image: Tensor, text: Tensor, same: Tensor, scale: Tensor) -> Tensor
 def examine(
     clip: CLIPModel, input_ids: Tensor, scenes: Sequence[Scene], seed: int, style: Sequence[str]
 ) -> dict[str, object]:
-    """Measure retrieval: the rank of each fresh render's caption among all and held-out captions."""
+    """Measure retrieval: how often the caption of a fresh render comes first."""
     text = functional.normalize(embed_text(clip, input_ids), dim=-1)
     chosen = [i for i, scene in enumerate(scenes) if is_held_out(i, scene)]
     pictures = draw_table([scenes[i] for i in chosen], 4, seed, style).flatten(0, 1)
@@ -149,9 +151,12 @@ def embed_image(clip: CLIPModel, images: Tensor) -> Tensor:
 
 
 def batch_indices(
-    scenes: Sequence[Scene], num_objects: int, rng: np.random.Generator, buckets: dict[str, dict[str, list[int]]]
+    scenes: Sequence[Scene],
+    num_objects: int,
+    rng: np.random.Generator,
+    buckets: dict[str, dict[str, list[int]]],
 ) -> list[int]:
-    """Return scene indices: for each of `num_objects` objects eight scenes that differ otherwise."""
+    """Return scene indices: of each of `num_objects` objects eight scenes that differ otherwise."""
     found: list[int] = []
     for name in rng.choice(len(OBJECTS), num_objects, replace=False):
         for task, num in BUCKETS.items():

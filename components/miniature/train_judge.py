@@ -184,7 +184,12 @@ def main() -> None:
     training.write_safetensors(JUDGE_DIR / "model.safetensors", weights)
     training.write_json(
         JUDGE_DIR / "config.json",
-        {"width": network.width, "objects": OBJECTS, "colours": COLOUR_NAMES, "places": PLACE_NAMES},
+        {
+            "width": network.width,
+            "objects": OBJECTS,
+            "colours": COLOUR_NAMES,
+            "places": PLACE_NAMES,
+        },
     )
     report = examine(Judge(network, {}), chosen["seed"] + 1000)
     report["train_seconds"] = round(seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -131,7 +130,9 @@ def train(
         running = value.item() if update == start else 0.98 * running + 0.02 * value.item()
         # A short average at first: the long one would remember the random start.
         decay = min(ema_decay, (update + 1) / (update + 10))
-        torch._foreach_lerp_(list(average.values()), [p.detach() for p in names.values()], 1 - decay)
+        torch._foreach_lerp_(
+            list(average.values()), [p.detach() for p in names.values()], 1 - decay
+        )
         if (update + 1) % 100 == 0:
             print(f"{name} {update + 1}/{num_updates} loss {running:.5f}", flush=True)
         if (update + 1) % 500 == 0 and update + 1 < num_updates:
@@ -195,7 +196,7 @@ def write_safetensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     save_file(dict(tensors), temporary, metadata={"format": "pt", **(metadata or {})})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -203,7 +204,7 @@ def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def open_as_float32(config: Path) -> None:
@@ -226,4 +227,4 @@ def save_folder(save: Callable[[str], None], target: Path) -> None:
         for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
             place = target / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+            file.replace(place)

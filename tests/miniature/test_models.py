@@ -155,10 +155,13 @@ def test_tastes_differ_between_people(judge: Judge) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_annotators", 0), ("temperature", 0.0), ("tie_threshold", -1.0), ("flip_probability", 0.6)],
+    [
+        ("num_annotators", 0),
+        ("temperature", 0.0),
+        ("tie_threshold", -1.0),
+        ("flip_probability", 0.6),
+    ],
 )
-def test_a_group_with_impossible_settings_is_refused(
-    judge: Judge, name: str, value: float
-) -> None:
+def test_a_group_with_impossible_settings_is_refused(judge: Judge, name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         people.build(**{name: value}, judge=judge)  # type: ignore[arg-type]
