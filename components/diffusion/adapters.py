@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from components.contracts.artifacts import read_safetensors, write_safetensors
 from components.contracts.errors import DataError, ModelError, SettingsError
@@ -141,23 +141,27 @@ def load_lora(unet: nn.Module, folder: Path) -> list[str]:
             raise ModelError(f"key '{key}' is not of a U-Net", file=path, allowed=f"{_PREFIX}...")
         if not bool(tensor.isfinite().all()):
             raise ModelError("holds NaN or infinite numbers", file=path, place=key)
-    reached = add_lora(
-        unet, facts["r"], facts["lora_alpha"], facts["target_modules"], torch.Generator()
-    )
+    try:
+        reached = add_lora(
+            unet, facts["r"], facts["lora_alpha"], facts["target_modules"], torch.Generator()
+        )
+    except SettingsError as error:
+        raise ModelError(f"is for another base model: {error}", file=path) from None
     own = {_file_key(name): parameter for name, parameter in lora_parameters(unet)}
     odd = sorted(own.keys() ^ tensors.keys())
     if odd:
         kind = "is missing" if odd[0] in own else "is unknown to the base model"
         raise ModelError(f"{kind} ({len(odd)} such keys)", file=path, place=odd[0])
+    for key, parameter in own.items():
+        if parameter.shape != tensors[key].shape:
+            raise ModelError(
+                f"has shape {list(tensors[key].shape)}",
+                file=path,
+                place=key,
+                allowed=str(list(parameter.shape)),
+            )
     with torch.no_grad():
         for key, parameter in own.items():
-            if parameter.shape != tensors[key].shape:
-                raise ModelError(
-                    f"has shape {list(tensors[key].shape)}",
-                    file=path,
-                    place=key,
-                    allowed=str(list(parameter.shape)),
-                )
             parameter.copy_(tensors[key])
     return reached
 
@@ -192,7 +196,4 @@ def _can_carry(module: nn.Module) -> bool:
 
 
 def _accelerators(module: nn.Module) -> list[torch.device]:
-    devices: set[Tensor | torch.device] = {p.device for p in module.parameters()}
-    return [
-        device for device in devices if isinstance(device, torch.device) and device.type == "cuda"
-    ]
+    return list({p.device for p in module.parameters() if p.device.type == "cuda"})
