@@ -1,0 +1,1 @@
+"""Pure functions of tensors, without model, logger or setting; docstrings work examples by hand."""
