@@ -1,0 +1,166 @@
+"""The LoRA file as a stranger would read it: its header first, its numbers only when that is
+sane."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.contracts.artifacts import read_json, read_safetensors
+from components.contracts.errors import DataError
+from components.registry.gates import Gate
+from components.registry.settings import GateSettings
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+INFO = "adapter.json"
+FLOATS = ("BF16", "F16", "F32")
+MAX_HEADER = 10_000_000
+# The prefix is what makes plain diffusers find the layer: without it the file loads, without an
+# error, as a LoRA of nothing.
+_KEY = re.compile(
+    r"(?P<layer>(unet|transformer)\.[\w.]+?)\.(lora\.(down|up)|lora_(A|B))\.weight", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The header of a LoRA file."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    """Type and shape by key."""
+    metadata: dict[str, Any]
+    """The adapter's settings that diffusers keeps inside the file: rank and alpha, by component."""
+    info: dict[str, Any]
+    """`adapter.json`, which finetuning wrote beside the file."""
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read the header of the LoRA in `folder`; no tensor is loaded.
+
+    Raises:
+        DataError: the file is missing, truncated, or no safetensors file.
+    """
+    path = folder / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        metadata = header.pop("__metadata__", {})
+        tensors = {key: (entry["dtype"], tuple(entry["shape"])) for key, entry in header.items()}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if path.stat().st_size != end:
+            raise ValueError(f"{path.stat().st_size} bytes of {end}")
+        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except FileNotFoundError:
+        raise DataError("no such file", file=path) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"is truncated or not a safetensors file ({error})", file=path, allowed=WEIGHTS
+        ) from None
+    info = read_json(folder / INFO)
+    return Adapter(path, sha256, path.stat().st_size, tensors, settings, info)
+
+
+def file_gates(adapter: Adapter, limits: GateSettings) -> list[Gate]:
+    """The gates on the file's header."""
+    shapes = adapter.tensors
+    megabytes = round(adapter.num_bytes / 1e6, 3)
+    types = sorted({dtype for dtype, _ in shapes.values()})
+    strange = sorted(key for key in shapes if not _KEY.fullmatch(key))
+    lonely = sorted(key for key in shapes if key not in strange and _other(key) not in shapes)
+    ranks = [shape[0] for key, (_, shape) in shapes.items() if _is_down(key) and shape]
+    rank = max(ranks, default=0)
+    alphas = {value for key, value in adapter.metadata.items() if key.endswith("lora_alpha")}
+    demanded = adapter.info.get("alpha")
+    return [
+        Gate(
+            "lora_megabytes",
+            megabytes,
+            f"≤ {limits.max_megabytes:g}",
+            megabytes <= limits.max_megabytes,
+            "size of the LoRA file",
+        ),
+        Gate(
+            "lora_types",
+            " ".join(types) or "none",
+            " ".join(FLOATS),
+            bool(types) and set(types) <= set(FLOATS),
+            "number types that every reader knows",
+        ),
+        Gate(
+            "lora_keys",
+            (strange + lonely)[0] if strange or lonely else f"{len(shapes)} known",
+            "unet.… or transformer.…, in pairs",
+            bool(shapes) and not strange and not lonely,
+            "plain diffusers drops other keys without an error",
+        ),
+        Gate(
+            "lora_rank",
+            rank,
+            f"1 to {limits.max_rank}",
+            1 <= rank <= limits.max_rank,
+            "largest rank of a layer",
+        ),
+        Gate(
+            "lora_alpha",
+            ", ".join(f"{alpha:g}" for alpha in sorted(alphas)) or None,
+            f"{demanded:g}" if isinstance(demanded, int | float) else f"named in {INFO}",
+            alphas == {demanded},
+            "without it the file loads at another strength",
+        ),
+    ]
+
+
+def number_gates(adapter: Adapter) -> list[Gate]:
+    """The gates on the numbers themselves; the file is read whole."""
+    tensors = read_safetensors(adapter.path)
+    broken = sorted(key for key, tensor in tensors.items() if not _finite(tensor))
+    moved = sum(bool(tensor.any()) for key, tensor in tensors.items() if not _is_down(key))
+    return [
+        Gate(
+            "lora_finite",
+            broken[0] if broken else "all",
+            "all",
+            not broken,
+            "a single NaN turns every image black",
+        ),
+        Gate(
+            "lora_moved",
+            moved,
+            "> 0",
+            moved > 0,
+            "layers whose second factor is not zero: else the LoRA changes nothing",
+        ),
+    ]
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def _is_down(key: str) -> bool:
+    return key.endswith((".lora.down.weight", ".lora_A.weight"))
+
+
+def _other(key: str) -> str:
+    """The key of the other factor of the same layer."""
+    for one, two in ((".lora.down.", ".lora.up."), (".lora_A.", ".lora_B.")):
+        if one in key:
+            return key.replace(one, two)
+        if two in key:
+            return key.replace(two, one)
+    return ""
