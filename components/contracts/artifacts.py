@@ -1,7 +1,7 @@
 """Files between stages: written atomically, read with an error that names the file.
 
-Tables live in `tables.py`. Here are json, safetensors, text, image shards, and the digests that DVC uses,
-so that a run can be tied to the exact bytes that it read. There is no pickle anywhere.
+Tables live in `tables.py`. Here are json, safetensors, text, image shards, and the digests that DVC
+uses, so that a run can be tied to the exact bytes that it read. There is no pickle anywhere.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def decode_image(content: bytes, *, file: Path, place: str) -> torch.Tensor:
 
 
 def write_image_shard(path: Path, images: Mapping[str, torch.Tensor]) -> None:
-    """Write uint8 [3, h, w] images as `<id>.png` in one tar; the same images give the same bytes."""
+    """Write uint8 [3, h, w] images as `<id>.png` in one tar; equal images give equal bytes."""
     with atomic_path(path) as temporary, tarfile.open(temporary, "w") as shard:
         for name in sorted(images):
             content = encode_png(images[name])

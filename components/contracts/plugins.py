@@ -13,8 +13,8 @@ def load_callable(dotted: str) -> Callable[..., Any]:
     """Import what `package.module:attribute` names.
 
     Raises:
-        SettingsError: the form is another, the module cannot be imported, or the attribute is missing
-            or cannot be called.
+        SettingsError: the form is another, the module cannot be imported, or the attribute is
+            missing or cannot be called.
     """
     module_name, _, attribute = dotted.partition(":")
     form = "package.module:callable"
@@ -30,4 +30,4 @@ def load_callable(dotted: str) -> Callable[..., Any]:
         raise SettingsError(
             f"'{dotted}': no callable '{attribute}' in {module_name}", allowed=", ".join(names)
         )
-    return found  # type: ignore[no-any-return]
+    return found

@@ -1,4 +1,4 @@
-"""Progress of anything longer than two seconds: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of what takes longer than two seconds: a bar on a terminal, now and then a line else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Progress:
         left = elapsed / max(self.done, 1) * (self.total - self.done)
         tail = f"  {self.note}" if self.note else ""
         print(
-            f"{self.description}: {self.done}/{self.total}  {_clock(elapsed)} gone, {_clock(left)} left{tail}",
+            f"{self.description}: {self.done}/{self.total}  "
+            f"{_clock(elapsed)} gone, {_clock(left)} left{tail}",
             file=sys.stderr,
             flush=True,
         )

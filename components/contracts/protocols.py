@@ -52,7 +52,7 @@ class People(Protocol):
 
 
 class Tracker(Protocol):
-    """Where a stage reports what happened. MLflow behind `components.tracking`, nothing in tests."""
+    """Where a stage reports what happened: MLflow by `components.tracking`, nothing in tests."""
 
     run_id: str | None
 

@@ -1,7 +1,7 @@
 """Randomness is passed, never global: every generator is derived from one seed and a label.
 
-Deriving by hash (instead of drawing seeds from a parent generator) makes a sample's noise independent of
-how many others were drawn before it, of batch size and of where a run was resumed.
+Deriving by hash (instead of drawing seeds from a parent generator) makes a sample's noise
+independent of how many others were drawn before it, of batch size and of where a run was resumed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How a block of `params.yaml` becomes a frozen, strict object.
 
-Each room owns the model of its own block (`components/<stage>/settings.py`, class `Settings`) and each
-method its own settings class. An unknown key is an error that lists the choices; a value of another type
-or out of range names the line. Numbers follow YAML 1.2, as DVC reads them: `1e-4` is a float.
+Each room owns the model of its own block (`components/<stage>/settings.py`, class `Settings`) and
+each method its own settings class. An unknown key is an error that lists the choices; a value of
+another type or out of range names the line. Numbers follow YAML 1.2, as DVC reads them: `1e-4` is a
+float.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class StrictModel(BaseModel):
 
 
 class ComputeSettings(StrictModel):
-    """Where and how the numbers are computed. Results are bit-identical for equal blocks on the CPU."""
+    """Where and how the numbers are computed; on the CPU equal blocks give equal bits."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     """`auto` takes an accelerator where there is one."""
-    threads: int = Field(2, ge=1, le=256)
+    threads: int = Field(default=2, ge=1, le=256)
     """CPU threads of one process; two busy threads on two cores can be slower than one."""
 
 
@@ -44,13 +45,13 @@ class BaseSettings(StrictModel):
 
     path: str = Field(min_length=1)
     """A folder in diffusers' layout, or a hub name."""
-    num_steps: int = Field(10, ge=1, le=1000)
+    num_steps: int = Field(default=10, ge=1, le=1000)
     """Denoising steps of the sampler."""
-    eta: float = Field(1.0, ge=0.0, le=1.0)
+    eta: float = Field(default=1.0, ge=0.0, le=1.0)
     """Stochasticity of DDIM: 0 is deterministic, 1 is ancestral sampling (DDPM)."""
-    guidance_scale: float = Field(1.0, ge=1.0, le=50.0)
+    guidance_scale: float = Field(default=1.0, ge=1.0, le=50.0)
     """Classifier-free guidance weight; 1 is off."""
-    batch_size: int = Field(32, ge=1, le=4096)
+    batch_size: int = Field(default=32, ge=1, le=4096)
     """Images denoised together."""
 
 
@@ -78,7 +79,8 @@ def read_params(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, with its line marks kept for error messages.
 
     Raises:
-        SettingsError: the file is missing, not UTF-8, not YAML, has a key twice, or holds no mapping.
+        SettingsError: the file is missing, not UTF-8, not YAML, has a key twice, or holds no
+            mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -118,7 +120,7 @@ def load_block(path: Path, name: str, model: type[Model]) -> Model:
 
 def settings_model(stage: str) -> type[StrictModel]:
     """The settings class that a room owns."""
-    return importlib.import_module(f"components.{stage}.settings").Settings  # type: ignore[no-any-return]
+    return importlib.import_module(f"components.{stage}.settings").Settings
 
 
 def check(path: Path) -> None:
@@ -143,7 +145,8 @@ def _refuse_unknown_blocks(content: Mapping[str, Any], path: Path) -> None:
 def _validate(
     model: type[Model], block: Any, path: Path, content: Mapping[str, Any], prefix: tuple[str, ...]
 ) -> Model:
-    # Validation goes through json: strict mode then still takes a list for a tuple, as YAML has no tuples.
+    # Validation goes through json: strict mode then still takes a list for a tuple, as YAML has no
+    # tuples.
     try:
         return model.model_validate_json(json.dumps(block))
     except TypeError as error:
@@ -172,7 +175,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 
 def _allowed(model: type[BaseModel], block: Any, problem: Mapping[str, Any]) -> str:
-    """The keys to choose from where a key is unknown; other messages already say what is allowed."""
+    """The keys to choose from where a key is unknown; other messages say what is allowed."""
     if problem["type"] != "extra_forbidden":
         return ""
     *parents, key = problem["loc"]
@@ -214,7 +217,7 @@ def _nearest(key: str, choices: Sequence[str]) -> str:
 
 
 def _written(content: Any, location: Sequence[str | int]) -> list[str | int]:
-    """`location` without the union tags that pydantic adds: only what stands in the file, plus the last."""
+    """`location` without pydantic's union tags: only what stands in the file, and the last."""
     written: list[str | int] = []
     here = content
     for position, step in enumerate(location):

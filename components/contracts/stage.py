@@ -1,9 +1,9 @@
 """How every stage starts and ends, whoever calls it: `python -m`, `dvc repro` or the flow.
 
-A room's `__main__.py` is three lines: it names its settings, its body and the tracker, and hands them to
-`stage_main`. The body is a plain function `body(settings, context)`; it writes its outs and returns its
-metrics. Errors become one line and an exit status (see `errors.py`); nothing else is printed for them
-unless `--debug` is given.
+A room's `__main__.py` is three lines: it names its settings, its body and the tracker, and hands
+them to `stage_main`. The body is a plain function `body(settings, context)`; it writes its outs and
+returns its metrics. Errors become one line and an exit status (see `errors.py`); nothing else is
+printed for them unless `--debug` is given.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StageContext:
     base: BaseSettings
     tracker: Tracker
     work: Path
-    """Ignored scratch folder of this stage (`.work/<stage>`), for checkpoints and manifests; no DVC out."""
+    """Ignored scratch folder (`.work/<stage>`), for checkpoints and manifests; no DVC out."""
 
     def seed_for(self, *labels: str | int) -> int:
         """A seed for a purpose of this stage."""
@@ -94,7 +94,7 @@ def stage_main(
             raise
         print(
             f"error: {stage}: {error.filename or 'output'}: no space left on the disk; "
-            "earlier outputs are untouched; allowed: free some space and run the same command again",
+            "earlier outputs are untouched; allowed: free some space and run the command again",
             file=sys.stderr,
         )
         return BadInput.exit_code
@@ -131,7 +131,7 @@ def log_inputs(context: StageContext, **inputs: Path) -> dict[str, str]:
 def write_manifest(
     context: StageContext, settings: StrictModel, digests: Mapping[str, str], seconds: float
 ) -> Path:
-    """How a model came to be: beside the work of a stage, not among its outs, since time is not data."""
+    """How a model came to be: beside a stage's work, not among its outs, since time is no data."""
     manifest = {
         "stage": context.stage,
         "seed": context.seed,
@@ -181,7 +181,7 @@ def _set_threads(compute: ComputeSettings) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies, so that no trainer outlives its caller (Linux)."""
+    """Ask the kernel for SIGTERM when the parent dies: no trainer outlives its caller (Linux)."""
     if os.environ.get(DIE_WITH_PARENT) and sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,7 +1,7 @@
 """The tables between stages: their columns, their version, and how they are written and read.
 
-A writer refuses a table that lacks a column; a reader refuses a version that it does not know. Tables are
-joined by id (see `ids.py`), never by row order.
+A writer refuses a table that lacks a column; a reader refuses a version that it does not know.
+Tables are joined by id (see `ids.py`), never by row order.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ SAMPLES = TableSchema(
         ]
     ),
 )
-"""One row an image. `shard` 00000 is in `images/images-00000.tar` and, where the image was drawn here,
-`latents/latents-00000.safetensors`; the key in both is the sample id."""
+"""One row an image. `shard` 00000 is in `images/images-00000.tar` and, where the image was drawn
+here, `latents/latents-00000.safetensors`; the key in both is the sample id."""
 
 PAIRS = TableSchema(
     "pairs",
@@ -82,8 +82,9 @@ PAIRS = TableSchema(
         ]
     ),
 )
-"""One row a judgement: `label` is `a`, `b` or `tie`. Several annotators of a pair are several rows, each
-with the sides on which that annotator saw the images: compare chosen ids, not labels, across rows."""
+"""One row a judgement: `label` is `a`, `b` or `tie`. Several annotators of a pair are several
+rows, each with the sides on which that annotator saw the images: compare chosen ids, not labels,
+across rows."""
 
 
 def write_table(path: Path, table: pa.Table, schema: TableSchema) -> None:
