@@ -10,13 +10,14 @@ import os
 import sys
 from pathlib import Path
 
-HUB_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+from components.tracking.environment import set_defaults
 
 
 def prepare(root: Path) -> None:
     """Set the defaults for this process and for every process that it starts."""
     for name, value in defaults(root).items():
         os.environ.setdefault(name, value)
+    set_defaults()  # MLflow's own
     # `dvc.yaml` says `python`: it must be the interpreter that has the packages, activated or not.
     folder = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
@@ -40,18 +41,19 @@ def defaults(root: Path) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         # DVC's default is a folder that every user of the machine can write to.
         "DVC_SITE_CACHE_DIR": str(work / "dvc-site"),
-        # A tracking server that is away costs seconds, not the four minutes of MLflow's defaults.
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
 
 
-def stage_environment(parent_run: str | None) -> dict[str, str]:
-    """What one stage's process gets: this process's environment and where it belongs."""
+def stage_environment(parent_run: str | None, *, offline: bool) -> dict[str, str]:
+    """What one stage's process gets: this process's environment and where it belongs.
+
+    `offline` keeps the hub's client from asking the network about a model that is a local folder.
+    """
     environment = dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     environment["KONOMI_DIE_WITH_PARENT"] = "1"
+    if offline:
+        environment.setdefault("HF_HUB_OFFLINE", "1")
     if parent_run:
         environment["KONOMI_PARENT_RUN_ID"] = parent_run
     return environment

@@ -1,0 +1,78 @@
+"""Profiles: named sets of values for `params.yaml`, in `profiles/<name>.yaml`.
+
+A profile holds only the keys that it changes. Applying one writes `params.yaml` itself, comments
+kept, because that file is what DVC watches and what a reviewer reads: there is no hidden second
+source.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from components.contracts.artifacts import write_text
+from components.contracts.errors import SettingsError
+from components.contracts.settings import check, read_params
+
+
+def profile_names(root: Path) -> list[str]:
+    """The profiles that this project has."""
+    return sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+
+
+def apply_profile(root: Path, name: str) -> list[str]:
+    """Write the values of a profile into `params.yaml`; returns `key: old -> new` of each change.
+
+    Raises:
+        SettingsError: no such profile, a key that `params.yaml` does not have, or a value that is
+            out of range; `params.yaml` is then untouched.
+    """
+    names = profile_names(root)
+    if name not in names:
+        raise SettingsError(f"no profile '{name}'", allowed=", ".join(names))
+    source, target = root / "profiles" / f"{name}.yaml", root / "params.yaml"
+    params = read_params(target)
+    changed = _overlay(params, read_params(source), source, ())
+    if changed:
+        text = io.StringIO()
+        _yaml().dump(params, text)
+        _check_text(root, text.getvalue())
+        write_text(target, text.getvalue())
+    return changed
+
+
+def _overlay(
+    params: Any, values: Mapping[str, Any], source: Path, parents: tuple[str, ...]
+) -> list[str]:
+    changed = []
+    for key, value in values.items():
+        name = ".".join((*parents, key))
+        if key not in params:
+            raise SettingsError(
+                f"{name}: not in params.yaml", file=source, allowed=", ".join(params)
+            )
+        if isinstance(value, Mapping):
+            changed += _overlay(params[key], value, source, (*parents, key))
+        elif params[key] != value:
+            changed.append(f"{name}: {params[key]} -> {value}")
+            params[key] = value
+    return changed
+
+
+def _check_text(root: Path, text: str) -> None:
+    trial = root / ".work" / "params.yaml"
+    write_text(trial, text)
+    check(trial)
+    trial.unlink()
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
