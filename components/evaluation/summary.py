@@ -1,0 +1,170 @@
+"""Every figure of `reports/evaluation.json`, from what was measured of both models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+from components.evaluation.measure import Draws, Measured
+from components.evaluation.statistics import (
+    Estimate,
+    as_floats,
+    clustered_bootstrap,
+    clustered_normal,
+    clustered_share,
+    correlation,
+    hacking_sign,
+    win_outcomes,
+)
+
+DIGITS = 6
+"""Decimals kept: far below any interval, far above the last bits in which two machines differ."""
+
+Rows = Bool[NDArray[np.bool_], " n"]
+
+
+def summarise(
+    draws: Draws, base: Measured, lora: Measured, *, error_rate: float, seed: int, resamples: int
+) -> dict[str, Any]:
+    """The figures as plain json values; intervals are 95 % and cluster by prompt.
+
+    Differences are LoRA minus base on the same prompt and noise. `seed` is the bootstrap's.
+    """
+    everything = np.ones(len(draws.seeds), dtype=np.bool_)
+
+    def figures(rows: Rows) -> dict[str, Any]:
+        return _figures(draws, base, lora, rows, seed, resamples)
+
+    overall = figures(everything)
+    return {
+        "schema_version": 1,
+        "verdict": _verdict(overall["difference"]["interval"]),
+        "judge_error_rate": _rounded(error_rate),
+        **overall,
+        "drift": {
+            "diversity": [_rounded(base.diversity), _rounded(lora.diversity)],
+            "diversity_ratio": _ratio(lora.diversity, base.diversity),
+            "brightness": _drift(draws, base.brightness, lora.brightness, seed, resamples),
+            "saturation": _drift(draws, base.saturation, lora.saturation, seed, resamples),
+        },
+        "reward_judge_correlation": {
+            "base": _optional(correlation(base.reward, base.score)),
+            "lora": _optional(correlation(lora.reward, lora.score)),
+            "change": _optional(correlation(lora.reward - base.reward, lora.score - base.score)),
+        },
+        "by_category": {name: figures(draws.rows_of(name)) for name in draws.category_names},
+    }
+
+
+def flat_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that the tracker shows in its tables."""
+    difference, wins, drift = evaluation["difference"], evaluation["win_rate"], evaluation["drift"]
+    metrics: dict[str, float | None] = {
+        "correct_base": evaluation["base"]["correct"],
+        "correct_lora": evaluation["lora"]["correct"],
+        "correct_difference": difference["value"],
+        "correct_difference_low": difference["interval"][0],
+        "correct_difference_high": difference["interval"][1],
+        "win_rate": wins["value"],
+        "win_rate_low": wins["interval"][0],
+        "win_rate_high": wins["interval"][1],
+        "reward_difference": evaluation["reward_difference"]["value"],
+        "judge_error_rate": evaluation["judge_error_rate"],
+        "diversity_ratio": drift["diversity_ratio"],
+        "brightness_drift": drift["brightness"]["difference"],
+        "saturation_drift": drift["saturation"]["difference"],
+    }
+    for name, category in evaluation["by_category"].items():
+        metrics[f"correct_base/{name}"] = category["base"]["correct"]
+        metrics[f"correct_lora/{name}"] = category["lora"]["correct"]
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _figures(
+    draws: Draws, base: Measured, lora: Measured, rows: Rows, seed: int, resamples: int
+) -> dict[str, Any]:
+    clusters = draws.prompt_of[rows]
+
+    def bootstrap(values: Float[NDArray[np.float64], " n"]) -> Estimate:
+        return clustered_bootstrap(values, clusters, seed, resamples)
+
+    base_correct, lora_correct = as_floats(base.correct[rows]), as_floats(lora.correct[rows])
+    change = lora_correct - base_correct
+    difference, reward = bootstrap(change), bootstrap(lora.reward[rows] - base.reward[rows])
+    wins = win_outcomes(lora.score[rows], base.score[rows])
+    return {
+        "num_prompts": len(np.unique(clusters)),
+        "num_images": len(clusters),
+        "base": _model(base_correct, base, rows, draws),
+        "lora": _model(lora_correct, lora, rows, draws),
+        "difference": {
+            **_estimate(difference),
+            "interval_normal": _estimate(clustered_normal(change, clusters))["interval"],
+        },
+        "win_rate": {
+            **_estimate(clustered_share(wins, clusters)),
+            "ties": _rounded(float((wins == 0.5).mean())),
+        },
+        "reward_difference": _estimate(reward),
+        "reward_hacking": hacking_sign(reward, difference),
+    }
+
+
+def _model(
+    correct: Float[NDArray[np.float64], " n"], model: Measured, rows: Rows, draws: Draws
+) -> dict[str, Any]:
+    share = _estimate(clustered_share(correct, draws.prompt_of[rows]))
+    return {
+        "correct": share["value"],
+        "interval": share["interval"],
+        "score": _rounded(float(model.score[rows].mean())),
+        "reward": _rounded(float(model.reward[rows].mean())),
+    }
+
+
+def _drift(
+    draws: Draws,
+    base: Float[NDArray[np.float64], " n"],
+    lora: Float[NDArray[np.float64], " n"],
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    change = _estimate(clustered_bootstrap(lora - base, draws.prompt_of, seed, resamples))
+    return {
+        "base": _rounded(float(base.mean())),
+        "lora": _rounded(float(lora.mean())),
+        "difference": change["value"],
+        "interval": change["interval"],
+    }
+
+
+def _verdict(interval: list[float | None]) -> str:
+    low, high = interval
+    if low is not None and low > 0:
+        return "better"
+    return "worse" if high is not None and high < 0 else "unclear"
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": _rounded(estimate.value),
+        "interval": [_rounded(estimate.low), _rounded(estimate.high)],
+    }
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return _rounded(numerator / denominator) if denominator > 0 else None
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else _rounded(value)
+
+
+def _rounded(value: float) -> float | None:
+    """Json has no NaN and no infinity: what is not known is null."""
+    return round(value, DIGITS) + 0.0 if math.isfinite(value) else None

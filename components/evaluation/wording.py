@@ -1,0 +1,179 @@
+"""How the page says its figures: sentences, number formats, facts of other stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+NBSP, MINUS = "\u00a0", "\u2212"
+UNKNOWN = "not known"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f}{NBSP}%"
+
+
+def error_percent(share: float | None) -> str:
+    """A small error rate with enough digits to tell it from none."""
+    return UNKNOWN if share is None else f"{100 * share:.2g}{NBSP}%"
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares in percentage points, always signed."""
+    return UNKNOWN if difference is None else _signed(f"{100 * difference:+.1f}")
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A number that always shows its sign."""
+    return UNKNOWN if value is None else _signed(f"{value:+.{digits}f}")
+
+
+def interval(ends: Sequence[float | None], form: Callable[[float | None], str]) -> str:
+    """Both ends of an interval in square brackets."""
+    low, high = ends
+    return UNKNOWN if low is None or high is None else f"[{form(low)}, {form(high)}]"
+
+
+def points_interval(ends: Sequence[float | None]) -> str:
+    """An interval of percentage points."""
+    return interval(ends, points)
+
+
+def percent_interval(ends: Sequence[float | None]) -> str:
+    """An interval of shares; the sign for percent stands once."""
+    return interval(ends, lambda end: percent(end).removesuffix(f"{NBSP}%"))
+
+
+def signed_interval(ends: Sequence[float | None]) -> str:
+    """An interval of plain differences."""
+    return interval(ends, signed)
+
+
+def count(value: float) -> str:
+    """A whole number in groups of three digits."""
+    return f"{value:,.0f}".replace(",", "\u2009")
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """A plain number."""
+    return UNKNOWN if value is None else _signed(f"{value:.{digits}f}")
+
+
+def plural(number: int, word: str) -> str:
+    """`1 prompt`, `2 prompts`."""
+    return f"{count(number)}{NBSP}{word}{'' if number == 1 else 's'}"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "percent": percent,
+    "error_percent": error_percent,
+    "points": points,
+    "signed": signed,
+    "points_interval": points_interval,
+    "percent_interval": percent_interval,
+    "signed_interval": signed_interval,
+    "decimal": decimal,
+    "count": count,
+    "plural": plural,
+}
+
+
+def headline(evaluation: Mapping[str, Any]) -> str:
+    """The verdict in one sentence; it claims a difference only where the interval excludes zero."""
+    base, lora = (percent(evaluation[name]["correct"]) for name in ("base", "lora"))
+    draws = f"{lora} prompt-correct images on unseen prompts, the base {base}."
+    return {
+        "better": f"The LoRA draws {draws}",
+        "worse": f"The LoRA draws only {draws}",
+        "unclear": f"No clear difference: the LoRA draws {draws}",
+    }[evaluation["verdict"]]
+
+
+def hacking_line(evaluation: Mapping[str, Any]) -> str:
+    """Whether reward and judge parted ways, in one or two sentences."""
+    reward, difference = evaluation["reward_difference"], evaluation["difference"]
+    facts = (
+        f"the reward changed by {signed(reward['value'])} {signed_interval(reward['interval'])}, "
+        f"the judge's verdict by {points(difference['value'])} points "
+        f"{points_interval(difference['interval'])}"
+    )
+    line = {
+        "no": f"No sign of reward hacking: {facts}.",
+        "watch": f"Reward and judge point apart, within the reach of chance: {facts}.",
+        "yes": f"Reward hacking: the reward rose while the judge's verdict fell ({facts}).",
+    }[evaluation["reward_hacking"]]
+    apart = [
+        name for name, task in evaluation["by_category"].items() if task["reward_hacking"] != "no"
+    ]
+    if apart:
+        line += f" By task, the reward rose and the judge's verdict fell in: {', '.join(apart)}."
+    return line
+
+
+def settings_rows(
+    finetuning: Mapping[str, Any], adapter: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Every setting of the training and every fact that the LoRA's folder tells, one row each."""
+    return [
+        *_flattened(finetuning.get("settings", {}), ""),
+        *_flattened(adapter, "adapter"),
+    ]
+
+
+def data_facts(reports: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What the stages before this one worked with; a fact that a report lacks gives no row."""
+    rows = []
+    for label, stage, key, form in _FACTS:
+        value = _look_up(reports.get(stage, {}), key)
+        if isinstance(value, int | float):
+            rows.append((label, form(value)))
+    reward = reports.get("rewards", {})
+    if "accuracy_low" in reward and "accuracy_high" in reward:
+        ends = (reward["accuracy_low"], reward["accuracy_high"])
+        rows.append(("95 % interval of that accuracy", f"{percent_interval(ends)}{NBSP}%"))
+    return rows
+
+
+_FACTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("Prompts kept", "prompts", "kept", count),
+    ("Prompts for training", "prompts", "splits.train", count),
+    ("Prompts held out for testing", "prompts", "splits.test", count),
+    ("Prompts in two splits", "prompts", "leakage", count),
+    ("Images shown to people", "preferences", "samples", count),
+    ("Judgements", "preferences", "judgements", count),
+    ("Annotators", "preferences", "annotators", count),
+    ("Ties", "preferences", "tie_fraction", percent),
+    ("Agreement between annotators", "preferences", "agreement", percent),
+    ("Reward model's backbone, pair accuracy", "rewards", "backbone_accuracy", percent),
+    ("Reward model, pair accuracy on held-out prompts", "rewards", "accuracy", percent),
+)
+"""Label, stage, dotted key in the stage's report, and how the value is written."""
+
+
+def _look_up(report: Mapping[str, Any], key: str) -> Any:
+    found: Any = report
+    for step in key.split("."):
+        if not isinstance(found, Mapping) or step not in found:
+            return None
+        found = found[step]
+    return found
+
+
+def _flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple) and len(value) > 8:
+        yield name, f"{len(value)} entries"
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(map(str, value))
+    elif value is not None:
+        yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _signed(text: str) -> str:
+    """A true minus sign, which is as wide as the plus; no sign on a zero."""
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
