@@ -26,8 +26,8 @@ def advantages(
     """Advantages of `kind`; `group` numbers the prompt of each sample with 0, 1, 2 ...
 
     `raw` is DPOK: the reward itself. `batch` standardises over all samples (DDPO without its
-    per-prompt memory). `group_centred` subtracts the mean of the samples of one prompt, `group_standardised`
-    also divides by their standard deviation (GRPO, arXiv 2402.03300). A group whose rewards are all
+    per-prompt memory). `group_centred` subtracts the mean of the samples of one prompt,
+    `group_standardised` also divides by their standard deviation (GRPO, arXiv 2402.03300). A group whose rewards are all
     equal says nothing about its samples: with the group kinds it is dropped and counted.
 
     Worked: rewards (1, 3 | 5, 5) in groups (0, 0 | 1, 1). raw (1, 3, 5, 5); batch: mean 3.5,

@@ -13,9 +13,8 @@ def prediction_kl(
 
     What DPOK's code adds to the loss. The exact KL of a step is κ_t times the *sum* of these
     squares with κ_t = (∂μ/∂ε)² / (2σ_t²); on Stable Diffusion's schedule κ_t is nearly constant but
-    for the last one or
-    two steps, so this form differs from `exact_kl` by a constant factor and by caring less for
-    those steps.
+    for the last one or two steps, so this form differs from `exact_kl` by a constant factor and by
+    caring less for those steps.
 
     Worked: predictions (1, 2, 3, 4) against a reference of (1, 2, 3, 2) give (0+0+0+4)/4 = 1.
     """

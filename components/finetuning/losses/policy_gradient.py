@@ -21,8 +21,8 @@ def clamped_ratio_loss(
     A bare clamp. Once ρ has left the band its gradient is zero for either sign of A, also where
     following it would bring ρ back (arXiv 2305.16381, the authors' code).
 
-    Worked: c = 0.2, ρ = (2, 2, 0.5, 0.5), A = (1, -1, 1, -1). The ratios become (1.2, 1.2, 0.8, 0.8),
-    the terms (-1.2, 1.2, -0.8, 0.8), the loss 0, and no sample has a gradient.
+    Worked: c = 0.2, ρ = (2, 2, 0.5, 0.5), A = (1, -1, 1, -1). The ratios become
+    (1.2, 1.2, 0.8, 0.8), the terms (-1.2, 1.2, -0.8, 0.8), the loss 0; no sample has a gradient.
     """
     ratio = log_ratio.exp()
     return -(advantage * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
@@ -38,8 +38,8 @@ def ppo_loss(
     wanted direction.
 
     Worked: c = 0.2, ρ = (2, 2, 0.5, 0.5), A = (1, -1, 1, -1). Unclipped terms (-2, 2, -0.5, 0.5),
-    clipped ones (-1.2, 1.2, -0.8, 0.8); the larger of each is (-1.2, 2, -0.5, 0.8) and the loss 0.375.
-    Samples two and three keep their gradient.
+    clipped ones (-1.2, 1.2, -0.8, 0.8); the larger of each is (-1.2, 2, -0.5, 0.8) and the loss
+    0.375. Samples two and three keep their gradient.
     """
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
