@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.contracts.settings import BaseSettings, ComputeSettings
 from components.registry.gates import Gate
+from components.registry.session import quiet
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -78,20 +79,21 @@ def draw_registered(uri: str, probe: Probe, base: BaseSettings) -> UInt8[Tensor,
     import mlflow.diffusers
     import torch
 
-    # By itself the flavour asks for an "auto" type, which diffusers answers with a warning.
-    pipeline = mlflow.diffusers.load_model(uri).load_pipeline(
-        torch_dtype=torch.float32, device="cpu", local_files_only=True
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    _sample_as_the_policy(pipeline)
-    drawn = pipeline(
-        [probe.prompt],
-        generator=torch.Generator().manual_seed(probe.seed),
-        num_inference_steps=base.num_steps,
-        guidance_scale=base.guidance_scale,
-        eta=base.eta,
-        output_type="pt",
-    )
+    with quiet():
+        # By itself the flavour asks for an "auto" type, which diffusers answers with a warning.
+        pipeline = mlflow.diffusers.load_model(uri).load_pipeline(
+            torch_dtype=torch.float32, device="cpu", local_files_only=True
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        _sample_as_the_policy(pipeline)
+        drawn = pipeline(
+            [probe.prompt],
+            generator=torch.Generator().manual_seed(probe.seed),
+            num_inference_steps=base.num_steps,
+            guidance_scale=base.guidance_scale,
+            eta=base.eta,
+            output_type="pt",
+        )
     return (drawn.images * 255).round().to(torch.uint8)
 
 

@@ -15,7 +15,7 @@ from components.contracts.errors import GuardError
 from components.registry.candidate import Candidate
 from components.registry.card import model_card
 from components.registry.load_back import MAX_DIFFERENCE, Probe, difference, draw_registered
-from components.registry.session import CHALLENGER, open_registry
+from components.registry.session import CHALLENGER, open_registry, quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,20 +72,21 @@ def _create(client: MlflowClient, experiment: str, candidate: Candidate) -> str:
         params={"rank": str(candidate.adapter.info.get("rank"))},
         model_type="lora",
     )
-    info = mlflow.diffusers.log_model(
-        str(candidate.adapter.path),
-        candidate.base_reference,
-        model_id=model.model_id,
-        run_id=candidate.run_id,
-        signature=_signature(candidate),
-        input_example=_example(candidate),
-        pip_requirements=_requirements(),
-        metadata={
-            "base_digest": candidate.base_digest,
-            "adapter_sha256": candidate.adapter.sha256,
-            "adapter": candidate.adapter.info,
-        },
-    )
+    with quiet():
+        info = mlflow.diffusers.log_model(
+            str(candidate.adapter.path),
+            candidate.base_reference,
+            model_id=model.model_id,
+            run_id=candidate.run_id,
+            signature=_signature(candidate),
+            input_example=_example(candidate),
+            pip_requirements=_requirements(),
+            metadata={
+                "base_digest": candidate.base_digest,
+                "adapter_sha256": candidate.adapter.sha256,
+                "adapter": candidate.adapter.info,
+            },
+        )
     try:
         client.create_registered_model(
             candidate.model_name, description="LoRAs aligned with people's preferences by Konomi."

@@ -3,7 +3,11 @@ afterwards."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,3 +51,20 @@ def open_registry(root: Path) -> Iterator[tuple[MlflowClient, str]]:
         yield client, experiment
     finally:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what the libraries print while they save and load a model.
+
+    They announce each part, draw bars of their own and warn of each other's deprecations; whatever
+    is really wrong raises, or shows in the image that is compared afterwards.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
