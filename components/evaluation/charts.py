@@ -74,9 +74,8 @@ def path_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: st
         before = left > (LEFT + WIDTH - RIGHT) / 2
         shift, anchor = (-9, "end") if before else (9, "start")
         above = top - 8 if top > TOP + 20 else top + 18
-        marks += (
-            f'<text x="{left + shift:.1f}" y="{above:.1f}" text-anchor="{anchor}">{name}</text>'
-        )
+        place = f'x="{left + shift:.1f}" y="{above:.1f}" text-anchor="{anchor}"'
+        marks += f'<text class="mark" {place}>{name}</text>'
     (x0, y0), (x1, y1) = points[0], points[-1]
     x_way, y_way = f"{short(x0)} to {short(x1)}", f"{short(y0)} to {short(y1)}"
     text = f"{title}: {x_label} from {x_way}, {y_label} from {y_way}"

@@ -55,7 +55,7 @@ class Materials:
     lineage: Sequence[tuple[str, str, str]]
     """What, path, and DVC digest of each input."""
     curves: Mapping[str, list[Point]] = field(default_factory=dict)
-    """Points (images, value) by column; see `read_curves`."""
+    """Points (update, value) by column; see `read_curves`."""
     reports: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The reports of the stages before, by stage."""
     adapter: Mapping[str, Any] = field(default_factory=dict)
@@ -88,10 +88,10 @@ def render_report(evaluation: Mapping[str, Any], materials: Materials) -> str:
 
 
 def read_curves(path: Path) -> dict[str, list[Point]]:
-    """Points (images drawn so far, value) of each column; empty cells are left out.
+    """Points (update, value) of each column; empty cells are left out.
 
     Raises:
-        DataError: the file is no table with a column `images`, or a cell is no finite number.
+        DataError: the file is no table with a column `update`, or a cell is no finite number.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -100,14 +100,14 @@ def read_curves(path: Path) -> dict[str, list[Point]]:
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8", file=path, place=f"byte {error.start}") from None
     reader = csv.DictReader(io.StringIO(text))
-    if "images" not in (reader.fieldnames or ()):
-        raise DataError("has no column 'images'", file=path, allowed="the curves of finetuning")
+    if "update" not in (reader.fieldnames or ()):
+        raise DataError("has no column 'update'", file=path, allowed="the curves of finetuning")
     curves: dict[str, list[Point]] = {name: [] for name in reader.fieldnames or ()}
     for row in reader:
-        images = _number(row["images"], path, reader.line_num)
+        update = _number(row["update"], path, reader.line_num)
         for name in curves:
             if row[name]:
-                curves[name].append((images, _number(row[name], path, reader.line_num)))
+                curves[name].append((update, _number(row[name], path, reader.line_num)))
     return {name: points for name, points in curves.items() if len(points) > 1}
 
 
@@ -127,9 +127,7 @@ def _charts(curves: Mapping[str, list[Point]]) -> list[dict[str, Any]]:
             "title": title,
             "meaning": meaning,
             "svg": Markup(
-                line_chart(
-                    curves[name], title=title, x_label="images drawn", markers=name in SPARSE
-                )
+                line_chart(curves[name], title=title, x_label="updates", markers=name in SPARSE)
             ),
         }
         for name, title, meaning in CURVES
@@ -143,7 +141,7 @@ def _judge_against_reward(curves: Mapping[str, list[Point]]) -> Markup | None:
         return None
     # Both on the monitor's images where they were measured there; else the round's own reward.
     reward = dict(curves.get("validation_reward") or curves.get("reward", []))
-    points = [(reward[images], judge) for images, judge in curves["judge"] if images in reward]
+    points = [(reward[update], judge) for update, judge in curves["judge"] if update in reward]
     if len(points) < 2:
         return None
     return Markup(

@@ -134,13 +134,13 @@ FAULTS = {
         2,
     ),
     "a curve that is no number": (
-        lambda root: write_text(root / "reports/curves.csv", "images,reward\n8,nan\n"),
+        lambda root: write_text(root / "reports/curves.csv", "update,reward\n8,nan\n"),
         "curves.csv: line 2: 'nan' is no finite number",
         2,
     ),
     "curves of something else": (
         lambda root: write_text(root / "reports/curves.csv", "a,b\n1,2\n"),
-        "has no column 'images'",
+        "has no column 'update'",
         2,
     ),
     "a report that is no json": (
