@@ -19,7 +19,7 @@ def promote(root: Path, model_name: str, version: int, by: str) -> None:
     """Make `version` the champion, in the name of `by`. The champion before it is kept as a tag.
 
     Raises:
-        BadInput: there is no such version, it was rejected, or nobody is named.
+        BadInput: no such version, or it was rejected or never checked; or nobody is named.
         TransientError: the registry is away.
     """
     who = _named(by)
@@ -30,6 +30,11 @@ def promote(root: Path, model_name: str, version: int, by: str) -> None:
                 f"version {version} of {model_name} was rejected by "
                 f"{chosen.tags.get('rejected_by', 'a reviewer')}",
                 allowed=_waiting(all_versions),
+            )
+        if "load_back" not in chosen.tags:
+            raise BadInput(
+                f"version {version} of {model_name} was never loaded back",
+                allowed="run the registry stage again, which checks it",
             )
         before = [other.version for other in all_versions if CHAMPION in other.aliases]
         tags = {"review": "approved", "approved_by": who, "approved_at": _now()}

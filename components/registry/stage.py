@@ -9,6 +9,7 @@ from typing import Any
 
 from components.contracts.artifacts import read_json, write_json, write_text
 from components.contracts.errors import DataError, QuarantinedData, TransientError
+from components.contracts.progress import Progress, progress
 from components.contracts.stage import StageContext, git_revision, log_inputs
 from components.contracts.tables import PROMPTS, read_table
 from components.registry.adapter import Adapter, file_gates, number_gates, read_adapter
@@ -23,6 +24,8 @@ from components.tracking.environment import is_off
 
 LORA = Path("models/lora")
 EVALUATION = Path("reports/evaluation.json")
+REVIEW = str(Path(GRID).parent)
+"""Folder of the run in which a reviewer finds what to look at."""
 PAGES = (Path("reports/grid.png"), Path("reports/report.html"))
 RECEIPT = Path("reports/receipt.json")
 TEST_PROMPTS = Path("data/prompts/test.parquet")
@@ -46,12 +49,28 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     root, tracker = context.root, context.tracker
     if tracker.run_id is None and not is_off():
         raise TransientError("the tracking store is away, and a version needs its run")
+    with progress("registry", 3) as bar:
+        candidate, probe = _check(settings, context, bar)
+        version = register(candidate, probe)
+        bar.advance(note="registered and loaded back")
+    _log_verdict(candidate.gates, context)
+    card = context.work / "model_card.md"
+    write_text(card, model_card(candidate, str(version)))
+    tracker.log_artifact(card, REVIEW)
+    write_json(root / RECEIPT, _receipt(candidate, version))
+    tracker.log_artifact(RECEIPT)
+    tracker.set_tags({"registered": f"{settings.model_name} version {version}"})
+    return {"version": float(version), "gates_passed": float(len(candidate.gates))}
+
+
+def _check(settings: Settings, context: StageContext, bar: Progress) -> tuple[Candidate, Probe]:
+    """Every gate, the cheap ones first: a file whose header is wrong is not loaded at all."""
+    root = context.root
     digests = log_inputs(context, **INPUTS)
     report = _evaluation(root / EVALUATION)
     prompts = _example_prompts(root / TEST_PROMPTS)
     for page in PAGES:
-        tracker.log_artifact(page, str(Path(GRID).parent))
-
+        context.tracker.log_artifact(page, REVIEW)
     adapter = read_adapter(root / LORA)
     revision = git_revision(root)
     gates = [
@@ -59,15 +78,15 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         *file_gates(adapter, settings.gates),
         _lineage_gate(digests, revision),
     ]
-    # Cheap checks first: a file whose header is wrong is not loaded at all.
     _refuse_failed(gates, context)
     gates += number_gates(adapter)
     _refuse_failed(gates, context)
+    bar.advance(note="files checked")
     seed = context.seed_for("load_back")
     probe = draw_probe(context.base, context.compute, root / LORA, prompts[0], seed)
     gates += [probe.gate(), _base_gate(adapter, probe)]
     _refuse_failed(gates, context)
-
+    bar.advance(note="image drawn")
     height, width = probe.image.shape[-2:]
     candidate = Candidate(
         model_name=settings.model_name,
@@ -81,18 +100,10 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         git_revision=revision,
         seed=context.seed,
         example_prompts=prompts,
-        run_id=tracker.run_id,
+        run_id=context.tracker.run_id,
         root=root,
     )
-    version = register(candidate, probe)
-    _log_verdict(gates, context)
-    card = context.work / "model_card.md"
-    write_text(card, model_card(candidate, str(version)))
-    tracker.log_artifact(card, str(Path(GRID).parent))
-    write_json(root / RECEIPT, _receipt(candidate, version))
-    tracker.log_artifact(RECEIPT)
-    tracker.set_tags({"registered": f"{settings.model_name} version {version}"})
-    return {"version": float(version), "gates_passed": float(len(gates)), "gates_failed": 0.0}
+    return candidate, probe
 
 
 def _receipt(candidate: Candidate, version: int) -> dict[str, Any]:

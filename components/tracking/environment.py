@@ -8,7 +8,7 @@ from pathlib import Path
 
 EXPERIMENT = "konomi"
 SWITCH = "KONOMI_TRACKING"
-"""`off` gives the null tracker: nothing is imported, nothing is written."""
+"""`off` gives the null tracker: no run is kept. The registry stage registers all the same."""
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -155,7 +155,9 @@ class MlflowTracker:
             reason = clean(error.message, 200).replace("\n", " ")
             print(f"warning: tracking: {record['kind']} not kept ({reason})", file=sys.stderr)
         except FileNotFoundError:
-            print(f"warning: tracking: {record.get('path')}: no such file", file=sys.stderr)
+            if record["kind"] != "artifact":
+                raise
+            print(f"warning: tracking: {record['path']}: no such file", file=sys.stderr)
 
     def _deliver(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from components.contracts.artifacts import read_json, write_json
+from components.contracts.errors import BadInput
 from components.registry import promote, reject, versions
 from components.registry.session import open_registry
 from tests.registry.world import inside, run_stage, write_evaluation, write_lora
@@ -126,18 +126,21 @@ def _decide(project: Path) -> None:
     # What a reviewer decided outlives another run of the stage.
     assert run_stage(project) == 0
     assert [version.aliases for version in versions(project, MODEL)] == [(), ("champion",)]
+    with open_registry(project) as (client, _):
+        client.delete_model_version_tag(MODEL, "2", "load_back")
     for arguments, message in [
+        ((2, "Ann"), "was never loaded back; allowed: "),
         ((3, "Ann"), "no version 3 of tiny-lora; allowed: 2, 1"),
         ((1, " "), "needs a name"),
     ]:
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(BadInput, match=message):
             promote(project, MODEL, *arguments)
-    with pytest.raises(Exception, match="is the champion"):
+    with pytest.raises(BadInput, match="is the champion"):
         reject(project, MODEL, 1, "Ann", "blurred")
-    with pytest.raises(Exception, match="needs a reason"):
+    with pytest.raises(BadInput, match="needs a reason"):
         reject(project, MODEL, 2, "Ann", " ")
     reject(project, MODEL, 2, "Ann", "blurred")
-    with pytest.raises(Exception, match="was rejected by Ann; allowed: 1"):
+    with pytest.raises(BadInput, match="was rejected by Ann; allowed: 1"):
         promote(project, MODEL, 2, "Bob")
 
 
@@ -285,4 +288,4 @@ def test_a_registry_that_is_away_is_worth_a_retry(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert run_stage(project) == 75
     assert "tracking store is away" in capsys.readouterr().err
-    shutil.rmtree(project)
+    assert not (project / "reports/receipt.json").exists()
