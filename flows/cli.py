@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="konomi",
     help="Prompts and people's preferences in, a reviewed LoRA out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -114,18 +113,14 @@ def main() -> None:
 
 
 def _main(arguments: list[str], debug: bool) -> int:
-    from click.exceptions import Abort, ClickException, NoArgsIsHelpError
-
     from components.contracts.errors import KonomiError
 
     try:
-        return int(app(arguments, prog_name="konomi", standalone_mode=False) or 0)
-    except NoArgsIsHelpError as shown:
-        print(shown.format_message())
-        return 0
-    except ClickException as error:
-        return _complain(error.format_message(), error.exit_code, debug)
-    except (KeyboardInterrupt, Abort):
+        return int(app(arguments or ["--help"], prog_name="konomi", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", error.__str__)()
+        return _complain(message, getattr(error, "exit_code", 2), debug)
+    except (KeyboardInterrupt, typer.Abort):
         return _complain("stopped; run the same command again to go on", 130, debug)
     except KonomiError as error:
         return _complain(str(error), error.exit_code, debug)

@@ -179,25 +179,28 @@ def current_display() -> Display:
 
 
 @contextmanager
+def show_on(display: Display) -> Iterator[None]:
+    """Let `display` watch the flows that run in this block."""
+    token = _display.set(display)
+    try:
+        yield
+    finally:
+        _display.reset(token)
+
+
+@contextmanager
 def showing(stages: tuple[str, ...]) -> Iterator[None]:
     """Show the chain in the way that fits where the output goes."""
     if not sys.stderr.isatty():
-        token = _display.set(Lines())
-        try:
+        with show_on(Lines()):
             yield
-        finally:
-            _display.reset(token)
         return
     from rich.console import Console
     from rich.live import Live
 
     board = Board(stages)
-    token = _display.set(board)
-    try:
-        with Live(board, console=Console(stderr=True), refresh_per_second=8):
-            yield
-    finally:
-        _display.reset(token)
+    with show_on(board), Live(board, console=Console(stderr=True), refresh_per_second=8):
+        yield
 
 
 def clock(seconds: float) -> str:

@@ -65,7 +65,7 @@ def _is_dvc(pid: int) -> bool:
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and any(
-            "dvc" in part for part in process.cmdline()
+            Path(part).name == "dvc" for part in process.cmdline()
         )
     except psutil.Error:
         return False
