@@ -1,6 +1,6 @@
 """The sprites: one drawing per object and artist, kept as one PNG atlas with a JSON index.
 
-`python -m components.miniature.sprites --source DIR` rebuilds the atlas from unpacked icon packages.
+`python -m components.miniature.sprites --source DIR` rebuilds the atlas from unpacked packages.
 DIR holds one folder per artist (see `FOLDERS`), each with the `icons.json` of its Iconify package.
 """
 

@@ -113,8 +113,7 @@ def main() -> None:
         training.save_folder(copy.half().save_pretrained, VAE_DIR)
         training.write_json(training.ROOM / "reports" / "autoencoder.json", figures)
 
-    start = time.perf_counter()
-    weights = training.train(
+    weights, seconds = training.train(
         "autoencoder",
         vae,
         loss,
@@ -126,7 +125,7 @@ def main() -> None:
         snapshot=save,  # type: ignore[arg-type]
         snapshot_every=800,
     )
-    print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"trained in {seconds:.0f} s", flush=True)
     save(weights)
     training.finish("autoencoder")
 

@@ -6,7 +6,6 @@ It plays the part that CLIP plays for PickScore: the backbone from which a rewar
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -217,8 +216,7 @@ def main() -> None:
             + chosen["readout_weight"] * functional.cross_entropy(place_logits, places[index])
         )
 
-    start = time.perf_counter()
-    weights = training.train(
+    weights, seconds = training.train(
         "clip",
         model,
         loss,
@@ -228,7 +226,6 @@ def main() -> None:
         num_warmup=100,
         ema_decay=0.99,
     )
-    seconds = time.perf_counter() - start
     model.load_state_dict({**model.state_dict(), **weights})
     clip = model.clip.eval().half().float()  # examine what is written
     report = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -166,8 +165,7 @@ def main() -> None:
             + functional.nll_loss(reading.place_log_prob, places[picked])
         )
 
-    start = time.perf_counter()
-    training.train(
+    _, seconds = training.train(
         "judge",
         network,
         loss,
@@ -175,7 +173,6 @@ def main() -> None:
         learning_rate=chosen["learning_rate"],
         seed=chosen["seed"],
     )
-    seconds = time.perf_counter() - start
     weights = {
         key: value.half() if value.is_floating_point() else value
         for key, value in network.state_dict().items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -95,7 +96,7 @@ def train(
     ema_decay: float = 0.0,
     snapshot: Callable[[Mapping[str, Tensor]], None] | None = None,
     snapshot_every: int = 10**9,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], float]:
     """Run AdamW on `loss(update, generator)` with restart points and an optional average.
 
     The generator is seeded anew from (seed, update), hence a restarted run sees the same chances
@@ -108,14 +109,16 @@ def train(
         snapshot: called with the averaged weights every `snapshot_every` updates.
 
     Returns:
-        The averaged weights (the last ones when `ema_decay` is 0), by parameter name.
+        The averaged weights (the last ones when `ema_decay` is 0) by parameter name, and the
+        seconds spent, those before an interruption included.
     """
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
     )
     names = dict(module.named_parameters())
     average = {key: value.detach().clone() for key, value in names.items()}
-    start = _resume(name, module, optimizer, average)
+    start, before = _resume(name, module, optimizer, average)
+    began = time.perf_counter() - before
     generator = torch.Generator()
     running = 0.0
     for update in range(start, num_updates):
@@ -136,10 +139,11 @@ def train(
         if (update + 1) % 100 == 0:
             print(f"{name} {update + 1}/{num_updates} loss {running:.5f}", flush=True)
         if (update + 1) % 500 == 0 and update + 1 < num_updates:
-            _checkpoint(name, module, optimizer, average, update + 1)
+            spent = time.perf_counter() - began
+            _checkpoint(name, module, optimizer, average, update + 1, spent)
         if snapshot is not None and (update + 1) % snapshot_every == 0:
             snapshot(average)
-    return average
+    return average, time.perf_counter() - began
 
 
 def _checkpoint(
@@ -148,6 +152,7 @@ def _checkpoint(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
     update: int,
+    seconds: float,
 ) -> None:
     tensors = {f"average.{key}": value for key, value in average.items()}
     # Running statistics of batch normalisation are state as well.
@@ -158,18 +163,23 @@ def _checkpoint(
         tensors[f"first.{key}"] = state["exp_avg"]
         tensors[f"second.{key}"] = state["exp_avg_sq"]
     tensors = {key: value.contiguous() for key, value in tensors.items()}
-    write_safetensors(CHECKPOINTS / f"{name}.safetensors", tensors, {"update": str(update)})
+    write_safetensors(
+        CHECKPOINTS / f"{name}.safetensors",
+        tensors,
+        {"update": str(update), "seconds": str(seconds)},
+    )
 
 
 def _resume(
     name: str, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
-) -> int:
+) -> tuple[int, float]:
     path = CHECKPOINTS / f"{name}.safetensors"
     if not path.exists():
-        return 0
+        return 0, 0.0
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         update = int(file.metadata()["update"])
+        seconds = float(file.metadata().get("seconds", 0))
     for key, buffer in module.named_buffers():
         buffer.copy_(tensors[f"buffer.{key}"])
     for key, parameter in module.named_parameters():
@@ -181,7 +191,7 @@ def _resume(
             "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"second.{key}"]),
         }
     print(f"{name}: goes on at update {update}", flush=True)
-    return update
+    return update, seconds
 
 
 def finish(name: str) -> None:
