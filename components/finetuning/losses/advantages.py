@@ -27,8 +27,9 @@ def advantages(
 
     `raw` is DPOK: the reward itself. `batch` standardises over all samples (DDPO without its
     per-prompt memory). `group_centred` subtracts the mean of the samples of one prompt,
-    `group_standardised` also divides by their standard deviation (GRPO, arXiv 2402.03300). A group whose rewards are all
-    equal says nothing about its samples: with the group kinds it is dropped and counted.
+    `group_standardised` also divides by their standard deviation (GRPO, arXiv 2402.03300). A group
+    whose rewards are all equal says nothing about its samples: with the group kinds it is dropped
+    and counted.
 
     Worked: rewards (1, 3 | 5, 5) in groups (0, 0 | 1, 1). raw (1, 3, 5, 5); batch: mean 3.5,
     standard deviation √2.75; group_centred (-1, 1, 0, 0), and group 1 is dropped.

@@ -39,7 +39,7 @@ def ppo_loss(
 
     Worked: c = 0.2, ρ = (2, 2, 0.5, 0.5), A = (1, -1, 1, -1). Unclipped terms (-2, 2, -0.5, 0.5),
     clipped ones (-1.2, 1.2, -0.8, 0.8); the larger of each is (-1.2, 2, -0.5, 0.8) and the loss
-    0.375. Samples two and three keep their gradient.
+    0.275. Samples two and three keep their gradient.
     """
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)

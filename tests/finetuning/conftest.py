@@ -1,0 +1,189 @@
+"""A project folder with a tiny random base and a few prompts, and runs of the stage in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from components.contracts.ids import prompt_id
+from components.contracts.seeds import torch_generator
+from components.contracts.settings import BaseSettings, ComputeSettings
+from components.contracts.stage import StageContext
+from components.contracts.tables import PROMPTS, write_table
+from components.diffusion import Policy, load_policy
+from components.finetuning.interfaces import Method, MethodContext
+from components.finetuning.prompt_pool import PromptPool
+from components.finetuning.settings import MethodSettings, Settings
+from components.tracking import NullTracker
+from tests.finetuning.plugs import Redness
+from tests.support.tiny import tiny_base
+
+CATEGORIES = ("colour", "count")
+COMPUTE = ComputeSettings(device="cpu", threads=1)
+METHODS: dict[str, dict[str, Any]] = {
+    "dpok": {
+        "name": "dpok",
+        "prompts_per_round": 2,
+        "group_size": 2,
+        "buffer_size": 12,
+        "updates_per_round": 2,
+        "transitions_per_update": 6,
+        "learning_rate": 1e-3,
+        "value_function": {"hidden_size": 8, "batch_size": 4, "num_batches": 2},
+    },
+    "dpok, groups, exact KL, PPO": {
+        "name": "dpok",
+        "prompts_per_round": 2,
+        "group_size": 2,
+        "buffer_size": 8,
+        "updates_per_round": 2,
+        "transitions_per_update": 4,
+        "learning_rate": 1e-3,
+        "advantage": "group_standardised",
+        "clip": "ppo",
+        "kl": "exact",
+        "value_function": None,
+    },
+    "supervised": {
+        "name": "supervised",
+        "num_images": 4,
+        "group_size": 2,
+        "updates_per_round": 2,
+        "samples_per_update": 3,
+        "learning_rate": 1e-3,
+        "kl": "output",
+    },
+}
+"""One of each method, and the other readings of DPOK."""
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def base(base_folder: Path) -> BaseSettings:
+    return BaseSettings(path=str(base_folder), num_steps=2, batch_size=4)
+
+
+@pytest.fixture
+def policy(base: BaseSettings) -> Policy:
+    """The tiny base with a fresh adapter."""
+    policy = load_policy(base, COMPUTE)
+    policy.add_adapter(2, 2, generator=torch_generator(0, "lora"))
+    return policy
+
+
+@pytest.fixture
+def pool() -> PromptPool:
+    return PromptPool(["a red fox", "two cats", "a blue car", "four cows"], CATEGORIES * 2)
+
+
+@pytest.fixture
+def build(policy: Policy, pool: PromptPool) -> Callable[..., Method]:
+    """A method of some settings on the policy; the reward is redness unless another is given."""
+
+    def _build(method: dict[str, Any], scorer: Any = None) -> Method:
+        settings = TypeAdapter(MethodSettings).validate_python(method)
+        context = MethodContext(
+            policy,
+            pool,
+            scorer or Redness(),
+            policy.batch_size,
+            lambda *labels: torch_generator(0, *labels),
+        )
+        return settings.build(context)
+
+    return _build
+
+
+def write_prompts(root: Path) -> None:
+    """Tables with two prompts of each category for each split."""
+    for split in ("train", "validation"):
+        rows = [
+            {
+                "prompt_id": prompt_id(f"{split} {number}"),
+                "prompt": f"{split} {number}",
+                "category": CATEGORIES[number % 2],
+                "source": "test",
+                "num_tokens": 4,
+            }
+            for number in range(4)
+        ]
+        write_table(root / f"data/prompts/{split}.parquet", pa.Table.from_pylist(rows), PROMPTS)
+
+
+def block(method: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """A whole `finetuning` block."""
+    return {
+        "lora": {"rank": 2, "alpha": 2},
+        "rounds": 3,
+        "method": method,
+        "reward": {"name": "python", "callable": "tests.finetuning.plugs:redness"},
+        "monitor": {
+            "every": 2,
+            "prompts_per_category": 1,
+            "samples_per_prompt": 2,
+            "judge": {"callable": "tests.finetuning.plugs:redness"},
+        },
+        **others,
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path, base: BaseSettings) -> Callable[..., tuple[Settings, StageContext]]:
+    """Settings and context of the stage in a folder of its own, the same for the same name."""
+
+    def _project(
+        method: dict[str, Any], *, name: str = "project", **others: Any
+    ) -> tuple[Settings, StageContext]:
+        root = tmp_path / name
+        if not root.exists():
+            write_prompts(root)
+        work = root / ".work" / "finetuning"
+        work.mkdir(parents=True, exist_ok=True)
+        settings = TypeAdapter(Settings).validate_python(block(method, **others))
+        return settings, StageContext("finetuning", root, 7, COMPUTE, base, NullTracker(), work)
+
+    return _project
+
+
+def outs(root: Path) -> dict[str, bytes]:
+    """Every out of the stage by path."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for folder in ("models", "reports")
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def checkpoints(context: StageContext) -> list[Path]:
+    """Checkpoint folders below a stage's work folder."""
+    return sorted(context.work.glob("*/round-*"))
+
+
+def forget(root: Path) -> None:
+    """Remove all that the stage wrote."""
+    for folder in ("models", "reports", ".work"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+
+
+def state_of(policy: Policy) -> dict[str, torch.Tensor]:
+    """A copy of every weight of the U-Net and the decoder."""
+    modules = {"unet": policy._unet, "vae": policy._vae}
+    return {
+        f"{part}.{name}": tensor.clone()
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
