@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from components.contracts.artifacts import write_text
 from components.contracts.errors import SettingsError
@@ -70,8 +72,19 @@ def _check_text(root: Path, text: str) -> None:
     trial.unlink()
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes a null as `null`, as the shipped file does, where ruamel would leave the value out."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
 def _yaml() -> YAML:
     yaml = YAML(typ="rt")
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
