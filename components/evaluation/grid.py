@@ -57,8 +57,8 @@ def choose_blocks(draws: Draws, base: Measured, lora: Measured, per_category: in
     return blocks
 
 
-def draw_grid(blocks: Sequence[Block]) -> bytes:
-    """PNG bytes of the whole grid, two prompts beside each other."""
+def draw_grid(blocks: Sequence[Block], error_rate: float) -> bytes:
+    """PNG bytes of the whole grid, two prompts beside each other; `error_rate` is the judge's."""
     side = min(max(SHOWN_SIDE, blocks[0].base.shape[-1]), MAX_SHOWN_SIDE)
     samples = max(len(block.base) for block in blocks)
     block_width = samples * side + (samples - 1) * GAP
@@ -71,7 +71,7 @@ def draw_grid(blocks: Sequence[Block]) -> bytes:
     height += sum(heading + rows * (block_height + spacing) for rows in rows_of.values())
     sheet = Image.new("RGB", (max(width, 560), height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    _header(sheet, pen, header)
+    _header(sheet, pen, header, error_rate)
     top = header
     for category in rows_of:
         pen.line((MARGIN, top + 8, sheet.width - MARGIN, top + 8), fill=RULE)
@@ -105,10 +105,11 @@ def _per_category(blocks: Sequence[Block]) -> dict[str, int]:
     return counts
 
 
-def _header(sheet: Image.Image, pen: ImageDraw.ImageDraw, height: int) -> None:
+def _header(sheet: Image.Image, pen: ImageDraw.ImageDraw, height: int, error_rate: float) -> None:
     text = "Same prompt, same noise: base above, LoRA below"
     pen.text((MARGIN, height // 2), text, font=_font(text, 22), fill=INK, anchor="lm")
-    note = "what the judge calls correct"
+    errs = f", which errs in {100 * error_rate:.2g} %" if np.isfinite(error_rate) else ""
+    note = f"correct, says the judge{errs}"
     font = _font(note, 17)
     left = sheet.width - MARGIN - int(font.getlength(note))
     if left > MARGIN + 560:

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from components.contracts.errors import DataError, GuardError
 from components.contracts.image_statistics import brightness, diversity, saturation
+from components.contracts.progress import track
 from components.contracts.protocols import Judge, Scorer
 from components.contracts.seeds import derive_seed
 from components.contracts.tables import PROMPTS, read_table
+
+CHUNK = 64
+"""Images that are judged and scored together; by contract no score depends on it."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +108,31 @@ def measure(
         GuardError: a score or a reward is not finite, since no mean of it would be either.
     """
     texts = draws.texts
-    try:
-        correct, score = judge.correct(images, texts), judge.score(images, texts)
-    except ValueError as error:
-        raise DataError(f"the judge cannot read these prompts ({error})", place=whose) from None
-    reward = scorer.score(images, texts)
-    for name, values in (("judge", score), ("reward", reward)):
-        if bad := int((~torch.isfinite(values)).sum()):
-            raise GuardError(f"{whose}: the {name} is not finite for {bad} of {len(values)} images")
+    columns: dict[str, list[Tensor]] = {
+        name: [] for name in ("correct", "score", "reward", "brightness", "saturation")
+    }
+    starts = range(0, len(images), CHUNK)
+    for start in track(starts, f"judging the images of {whose}", len(starts)):
+        part, prompts = images[start : start + CHUNK], texts[start : start + CHUNK]
+        try:
+            columns["correct"].append(judge.correct(part, prompts))
+            columns["score"].append(judge.score(part, prompts))
+        except ValueError as error:
+            raise DataError(f"the judge cannot read these prompts ({error})") from None
+        columns["reward"].append(scorer.score(part, prompts))
+        columns["brightness"].append(brightness(part))
+        columns["saturation"].append(saturation(part))
+    found = {name: _numbers(torch.cat(parts)) for name, parts in columns.items()}
+    for name, what in (("score", "judge"), ("reward", "reward")):
+        if bad := int((~np.isfinite(found[name])).sum()):
+            raise GuardError(f"{whose}: the {what} is not finite for {bad} of {len(images)} images")
     return Measured(
         images=images,
-        correct=correct.cpu().numpy().astype(np.bool_),
-        score=_numbers(score),
-        reward=_numbers(reward),
-        brightness=_numbers(brightness(images)),
-        saturation=_numbers(saturation(images)),
+        correct=found["correct"].astype(np.bool_),
+        score=found["score"],
+        reward=found["reward"],
+        brightness=found["brightness"],
+        saturation=found["saturation"],
         diversity=diversity(images, torch.from_numpy(draws.prompt_of)),
     )
 

@@ -87,7 +87,7 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         reports=reports,
         adapter=adapter,
     )
-    page, grid = render_report(evaluation, materials), draw_grid(blocks)
+    page, grid = render_report(evaluation, materials), draw_grid(blocks, judge.error_rate)
 
     write_json(root / REPORT, evaluation)
     write_csv(root / BY_CATEGORY, ("category", "base", "lora"), _by_category(evaluation))
@@ -136,8 +136,8 @@ def _draw_and_measure(
         policy, draws.texts, draws.seeds, adapter="train", description="drawing with the LoRA"
     )
     return (
-        measure(base, draws, judge, scorer, "base"),
-        measure(lora, draws, judge, scorer, "LoRA"),
+        measure(base, draws, judge, scorer, "the base"),
+        measure(lora, draws, judge, scorer, "the LoRA"),
         policy.digest,
     )
 

@@ -103,7 +103,7 @@ def test_repeating_an_image_adds_no_certainty():
     outcomes = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0])
     once = clustered_share(outcomes, ONE_EACH)
     four_times = clustered_share(np.repeat(outcomes, 4), np.repeat(ONE_EACH, 4))
-    # The variance between clusters is the same; only the n/(n-1) of the estimate is not undone.
+    # Both are worth nine independent images: ten prompts, less the one that the mean takes.
     assert four_times.value == once.value
     assert (four_times.low, four_times.high) == pytest.approx((once.low, once.high), abs=1e-9)
 
