@@ -30,7 +30,8 @@ warm-up (its default is none), gradient checkpointing, fp16.
 Deviations: prompts of a round are balanced over categories; the transitions of one update are
 drawn together, so that none comes twice in it; the critic sees the mean of the text states where
 the code takes CLIP's pooled feature, and its per-step gains start at one; the exact KL is divided
-by the number of dimensions, as the log-probabilities are; a sampler's deterministic steps, if it
+by the number of dimensions, as the log-probabilities are; kl `prediction` compares what the base
+predicts, be it ε or v; a sampler's deterministic steps, if it
 has any, have no probability and are not trained on.
 """
 

@@ -18,8 +18,9 @@ non_negative` subtracts the smallest reward of the drawn set from all of them; `
 and the paper's, takes them as they are, which KL-D's clipping at zero makes safe and the other two
 forms do not.
 
-Deviation: the noise levels are those of the sampler's own steps, drawn uniformly, not all levels of
-training: these are the only ones at which the policy is ever asked.
+Deviations: the noise levels are those of the sampler's own steps, drawn uniformly, not all levels
+of training: these are the only ones at which the policy is ever asked. Where the base predicts
+something else than ε, the errors are those of what it predicts.
 """
 
 from __future__ import annotations
