@@ -33,10 +33,11 @@ def summarise(samples: Sequence[Sample], judgements: Sequence[Judgement]) -> dic
 
 
 def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    answers: dict[str, list[str]] = {}
+    # Somebody who saw a pair twice is one annotator; the last answer counts.
+    answers: dict[str, dict[str, str]] = {}
     for row in judgements:
-        answers.setdefault(row.pair_id, []).append(_answer(row))
-    units = list(answers.values())
+        answers.setdefault(row.pair_id, {})[row.annotator] = _answer(row)
+    units = [list(by_annotator.values()) for by_annotator in answers.values()]
     decided = [row for row in judgements if row.label != "tie"]
     first = sum(row.label == "a" for row in decided)
     return {
