@@ -35,6 +35,8 @@ class Probe:
     base_image: UInt8[Tensor, "1 3 H W"]
     """From the same noise without it."""
     base_digest: str
+    device: str
+    """On which it was drawn: another one rounds differently."""
 
     def gate(self) -> Gate:
         """The LoRA must be visible, else an equal image proves nothing."""
@@ -68,6 +70,7 @@ def draw_probe(
         image=policy.decode(with_lora.latents[:, -1]).cpu(),
         base_image=policy.decode(without.latents[:, -1]).cpu(),
         base_digest=policy.digest,
+        device=str(policy.device),
     )
 
 
@@ -82,7 +85,7 @@ def draw_registered(uri: str, probe: Probe, base: BaseSettings) -> UInt8[Tensor,
     with quiet():
         # By itself the flavour asks for an "auto" type, which diffusers answers with a warning.
         pipeline = mlflow.diffusers.load_model(uri).load_pipeline(
-            torch_dtype=torch.float32, device="cpu", local_files_only=True
+            torch_dtype=torch.float32, device=probe.device, local_files_only=True
         )
         pipeline.set_progress_bar_config(disable=True)
         _sample_as_the_policy(pipeline)
@@ -94,7 +97,7 @@ def draw_registered(uri: str, probe: Probe, base: BaseSettings) -> UInt8[Tensor,
             eta=base.eta,
             output_type="pt",
         )
-    return (drawn.images * 255).round().to(torch.uint8)
+    return (drawn.images * 255).round().to(torch.uint8).cpu()
 
 
 def difference(a: UInt8[Tensor, "b 3 H W"], b: UInt8[Tensor, "b 3 H W"]) -> int:

@@ -30,27 +30,42 @@ def register(candidate: Candidate, probe: Probe) -> int:
     its tags. A version that was reviewed already keeps the aliases that the reviewer gave.
 
     Raises:
-        GuardError: what the registry gives back draws another image; the version is gone again.
+        GuardError: what the registry gives back does not load or draws another image; the version
+            is gone again.
         TransientError: the registry is away.
     """
     with open_registry(candidate.root) as (client, experiment):
         found = _find(client, candidate)
         version = found or _create(client, experiment, candidate)
-        uri = f"models:/{candidate.model_name}/{version}"
-        gap = difference(draw_registered(uri, probe, candidate.base), probe.image)
-        if gap > MAX_DIFFERENCE:
-            _withdraw(client, candidate.model_name, version)
-            raise GuardError(
-                f"{uri}: loaded back it draws another image (a pixel differs by {gap} of 255, "
-                f"allowed {MAX_DIFFERENCE}): the version is deleted, nothing is registered"
-            )
         reviewed = "review" in client.get_model_version(candidate.model_name, version).tags
+        gap, trouble = _load_back(f"models:/{candidate.model_name}/{version}", candidate, probe)
+        if trouble:
+            # What a reviewer has decided on is not taken away behind their back.
+            if not reviewed:
+                _withdraw(client, candidate.model_name, version)
+            raise GuardError(
+                f"version {version} of {candidate.model_name}: {trouble}: "
+                + ("it was reviewed and stays" if reviewed else "the version is deleted again")
+            )
         for key, value in {**candidate.tags(), "load_back": f"max difference {gap}"}.items():
             client.set_model_version_tag(candidate.model_name, version, key, value)
         client.update_model_version(candidate.model_name, version, model_card(candidate, version))
         if not reviewed:
             client.set_registered_model_alias(candidate.model_name, CHALLENGER, version)
         return int(version)
+
+
+def _load_back(uri: str, candidate: Candidate, probe: Probe) -> tuple[int, str]:
+    """The largest difference of a pixel, and what is wrong, empty if nothing is."""
+    try:
+        gap = difference(draw_registered(uri, probe, candidate.base), probe.image)
+    except Exception as error:  # of any of the four libraries that take part in loading
+        reason = " ".join(str(error).split())[:300]
+        return 255, f"cannot be loaded back ({type(error).__name__}: {reason})"
+    if gap > MAX_DIFFERENCE:
+        differs = f"a pixel differs by {gap} of 255, allowed {MAX_DIFFERENCE}"
+        return gap, f"loaded back it draws another image ({differs})"
+    return gap, ""
 
 
 def _find(client: MlflowClient, candidate: Candidate) -> str | None:
