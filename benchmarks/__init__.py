@@ -1,1 +1,1 @@
-"""Measurements that are too slow for the tests; each writes a json under `results/` that is committed."""
+"""Measurements too slow for the tests; each writes a json under `results/`, which is committed."""
