@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def build(policy: Policy, pool: PromptPool) -> Callable[..., Method]:
     """A method of some settings on the policy; the reward is redness unless another is given."""
 
     def _build(method: dict[str, Any], scorer: Any = None) -> Method:
-        settings = TypeAdapter(MethodSettings).validate_python(method)
+        settings = TypeAdapter(MethodSettings).validate_json(json.dumps(method))
         context = MethodContext(
             policy,
             pool,
@@ -152,7 +152,7 @@ def project(tmp_path: Path, base: BaseSettings) -> Callable[..., tuple[Settings,
             write_prompts(root)
         work = root / ".work" / "finetuning"
         work.mkdir(parents=True, exist_ok=True)
-        settings = TypeAdapter(Settings).validate_python(block(method, **others))
+        settings = Settings.model_validate_json(json.dumps(block(method, **others)))
         return settings, StageContext("finetuning", root, 7, COMPUTE, base, NullTracker(), work)
 
     return _project
@@ -171,12 +171,6 @@ def outs(root: Path) -> dict[str, bytes]:
 def checkpoints(context: StageContext) -> list[Path]:
     """Checkpoint folders below a stage's work folder."""
     return sorted(context.work.glob("*/round-*"))
-
-
-def forget(root: Path) -> None:
-    """Remove all that the stage wrote."""
-    for folder in ("models", "reports", ".work"):
-        shutil.rmtree(root / folder, ignore_errors=True)
 
 
 def state_of(policy: Policy) -> dict[str, torch.Tensor]:
