@@ -172,19 +172,16 @@ def _run(upto: str, profile: str | None) -> None:
     if not changes(root, wanted):
         console.print("[green]✓[/] everything is up to date: no stage had to run")
         return
-    from contextlib import ExitStack
-
     from flows.display import showing
     from flows.server import prefect_api
 
-    with ExitStack() as stack:
-        with console.status("starting Prefect"):
-            stack.enter_context(prefect_api(root))
-            # Prefect reads its settings when it is imported: not before the server has an address.
-            from flows.retrain import describe, retrain
-        console.print(f"[bold]{describe(root)}[/]")
-        with showing(wanted):
-            retrain(str(root), upto)
+    with console.status("starting Prefect"):
+        prefect_api(root)
+        # Prefect reads its settings when it is imported: not before the server has an address.
+        from flows.retrain import describe, retrain
+    console.print(describe(root), style="bold", markup=False)
+    with showing(wanted):
+        retrain(str(root), upto)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ def _flow_run_name() -> str:
 
 def _can_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A retry can help when the failure says so: a busy repository, or a stage's exit status 75."""
-    error = state.result(raise_on_failure=False)
-    return getattr(error, "exit_code", None) == TransientError.exit_code
+    return getattr(state.data, "exit_code", None) == TransientError.exit_code
 
 
 @task(
@@ -56,9 +55,10 @@ def _can_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=_can_help,
     persist_result=False,
 )
-def bring_up_to_date(stage: str, root: Path, environment: dict[str, str]) -> Any:
+def bring_up_to_date(stage: str, root: Path, parent_run: str | None, offline: bool) -> StageResult:
     """One stage; its lines go to the run's log and to the terminal."""
     logger, display = get_run_logger(), current_display()
+    environment = stage_environment(parent_run, offline=offline)
 
     def show(line: str) -> None:
         if line:
@@ -72,9 +72,7 @@ def bring_up_to_date(stage: str, root: Path, environment: dict[str, str]) -> Any
         display.failed(stage, error)
         raise
     display.ended(result)
-    if result.outcome == "ran":
-        return result
-    return Completed(name="Cached", message=result.outcome, data=result)
+    return result
 
 
 @task(task_run_name="everything is up to date", persist_result=False)
@@ -114,8 +112,8 @@ def retrain(
         timeout_seconds=timedelta(hours=stage_hours).total_seconds()
     )
     with open_pipeline_run(folder, describe(folder)) as parent:
-        environment = stage_environment(parent, offline=is_offline(folder, run))
-        results += [limited(stage, folder, environment) for stage in wanted[first:]]
+        offline = is_offline(folder, run)
+        results += [limited(stage, folder, parent, offline) for stage in wanted[first:]]
     _publish(folder)
     return results
 

@@ -6,6 +6,7 @@ runs under the guard, asks for a password that only this process knows, and is g
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import secrets
@@ -16,43 +17,33 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from components.contracts.errors import BadInput, TransientError
 from flows.dvc import GUARD
 
-SECONDS_TO_START = 120.0
-"""A first start also creates the database; three at once on two busy cores took 38 seconds."""
+SECONDS_TO_START = 300.0
+"""Eight on two free cores with an existing database; the limit is for very busy machines."""
 
 
-@contextmanager
-def prefect_api(root: Path) -> Iterator[str]:
-    """Yield the URL of a Prefect API that answers.
+def prefect_api(root: Path) -> str:
+    """The URL of a Prefect API that answers, in `PREFECT_API_URL` from here on.
 
-    Enter before `prefect` is imported: it reads its settings then.
+    Call before `prefect` is imported: it reads its settings then. A private server ends with this
+    process and not sooner, since Prefect sends its last events when the interpreter ends.
 
     Raises:
         BadInput: `PREFECT_API_URL` names something that does not answer as a Prefect server.
         TransientError: the private server did not start.
     """
     if os.environ.get("PREFECT_API_URL"):
-        yield named_api()
-        return
+        return named_api()
     home = Path(os.environ["PREFECT_HOME"])
     home.mkdir(parents=True, exist_ok=True)
     with (home / "start.lock").open("w") as turn:
         # Several first starts at once would build the same database at once.
         fcntl.flock(turn, fcntl.LOCK_EX)
-        server, url = _start(root, home)
-    try:
-        yield url
-    finally:
-        for name in _PRIVATE:
-            os.environ.pop(name, None)
-        server.send_signal(signal.SIGTERM)
-        server.wait()
+        return _start(root, home)
 
 
 def named_api() -> str:
@@ -79,39 +70,36 @@ def answers(url: str) -> bool:
         return False
 
 
-_PRIVATE = ("PREFECT_API_URL", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
-
-
-def _start(root: Path, home: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _start(root: Path, home: Path) -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     password = f"konomi:{secrets.token_urlsafe(16)}"
-    os.environ.update(dict(zip(_PRIVATE, (url, password, password), strict=True)))
+    os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_SERVER_API_AUTH_STRING"] = password
+    os.environ["PREFECT_API_AUTH_STRING"] = password
     log = home / "server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--no-ui", "--no-scheduler", "--no-late-runs"]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-P", str(GUARD), str(os.getpid()), *_command(port)],
+            [sys.executable, "-P", str(GUARD), str(os.getpid()), *command],
             cwd=root,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        deadline = time.monotonic() + SECONDS_TO_START
-        while not answers(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise TransientError(f"the private Prefect server did not start; its output: {log}")
-            time.sleep(0.1)
-    except BaseException:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
-        raise
-    return server, url
+    atexit.register(_stop, server)
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not answers(url):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise TransientError(f"the private Prefect server did not start; its output: {log}")
+        time.sleep(0.1)
+    return url
 
 
-def _command(port: int) -> list[str]:
-    start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    return [*start, "--port", str(port), "--no-services", "--no-ui", "--log-level", "ERROR"]
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.send_signal(signal.SIGTERM)
+    server.wait()
