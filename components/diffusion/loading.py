@@ -88,10 +88,9 @@ def _load_parts(folder: Path, device: torch.device) -> tuple[Any, Any, Any, Any,
         index = read_json(folder / "model_index.json")
     except DataError as error:
         raise ModelError(str(error), allowed="a folder in diffusers' layout") from None
-    if index.get("_class_name") != PIPELINE:
-        raise ModelError(
-            f"is a {index.get('_class_name')}", file=folder / "model_index.json", allowed=PIPELINE
-        )
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    if kind != PIPELINE:
+        raise ModelError(f"is a {kind}", file=folder / "model_index.json", allowed=PIPELINE)
     text_encoder = _load(CLIPTextModel, folder / "text_encoder", device)
     text_encoder.requires_grad_(False).eval()
     tokenizer = _from_pretrained(CLIPTokenizer, folder / "tokenizer")

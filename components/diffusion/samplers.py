@@ -139,7 +139,7 @@ class NoiseSchedule:
         if timesteps[0] >= num_train:
             raise SettingsError(
                 f"num_steps {num_steps} with steps_offset {self.steps_offset} leaves the schedule",
-                allowed=f"1 to {num_train // 2}",
+                allowed=f"1 to {num_train - self.steps_offset}",
             )
         return timesteps.long().to(self.alphas_cumprod.device)
 

@@ -109,7 +109,10 @@ def test_plain_diffusers_draws_the_same_images(
         output_type="pt",
     ).images
     images, _ = sample_images(policy, PROMPTS, SEEDS)
-    assert torch.equal(images, (drawn * 255).round().to(torch.uint8))
+    drawn = (drawn * 255).round().to(torch.uint8)
+    # Our step coefficients are rounded once, diffusers' several times: a pixel may sit on the edge.
+    assert (images.int() - drawn.int()).abs().max() <= 1
+    assert (images == drawn).float().mean() > 0.99
 
 
 def test_a_target_that_names_nothing(open_policy: Callable[..., Policy]) -> None:
