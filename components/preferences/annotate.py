@@ -30,11 +30,11 @@ def build_people(plug: PluginSettings, annotators_per_pair: int) -> People:
     """The people that the settings name.
 
     Raises:
-        SettingsError: the callable does not take the arguments, or there are too few people.
+        SettingsError: the callable refuses the arguments, or there are too few people.
     """
     try:
         people: People = load_callable(plug.callable)(**plug.arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SettingsError(f"preferences.people: {plug.callable}: {error}") from None
     if len(people.names) < annotators_per_pair:
         raise SettingsError(
