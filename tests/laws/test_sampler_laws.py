@@ -109,7 +109,8 @@ def test_every_eta_and_spacing_lands_on_the_data(eta: float, spacing: str) -> No
     """Data N(m, s²) has a known best network, and each step is affine: follow mean and variance."""
     m, s = 1.5, 0.6
     schedule = stable_diffusion_schedule(final_alpha=1.0, spacing=spacing, steps_offset=0)
-    sampler = DDIMSampler(schedule, 250, eta)
+    # Finite steps leave a first-order error: at eta 1 it is 4.6 % for 250 of them, 2.6 % for 500.
+    sampler = DDIMSampler(schedule, 500, eta)
 
     def transition(x: float, step: int) -> LatentGaussian:
         alpha = schedule.alphas_cumprod[sampler.timestep(step)]
