@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,15 @@ def redness(images: torch.Tensor) -> torch.Tensor:
     return red - (green + blue) / 2
 
 
-def rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, torch.Tensor]]:
+def rows(
+    num_prompts: Mapping[str, int] = NUM_PROMPTS,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Samples, judgements (a tie where two pictures are alike) and images."""
     samples: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     images: dict[str, torch.Tensor] = {}
     number = 0
-    for split, count in NUM_PROMPTS.items():
+    for split, count in num_prompts.items():
         for _ in range(count):
             prompt = f"{WORDS[number % len(WORDS)]} {chr(97 + number // 26)}{chr(97 + number % 26)}"
             shared = {
