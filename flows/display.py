@@ -29,6 +29,7 @@ DVC_SAYS = re.compile(
     r"|\S*: done in )"
 )
 """DVC's own words and each stage's last line: in the log, but not news to a person who watches."""
+BAR_WIDTH = 20
 
 
 class Display(Protocol):
@@ -157,15 +158,14 @@ def _bar(found: re.Match[str]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    row = Table.grid(padding=(0, 1))
-    row.add_column(no_wrap=True)
-    row.add_column(width=24)
-    row.add_column(no_wrap=True, overflow="ellipsis")
-    tail = f"{found['done']}/{found['total']}, {found['left']} left  {found['note'] or ''}"
+    row = Table.grid(padding=(0, 2))
+    row.add_column(width=BAR_WIDTH)
+    row.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    row.expand = True
+    tail = f"{found['done']}/{found['total']}, {found['left']} left  {found['what']}"
     row.add_row(
-        Text(found["what"], "dim"),
-        ProgressBar(total=int(found["total"]), completed=int(found["done"]), width=24),
-        Text(tail.rstrip(), "dim"),
+        ProgressBar(total=int(found["total"]), completed=int(found["done"]), width=BAR_WIDTH),
+        Text(f"{tail}  {found['note'] or ''}".rstrip(), "dim"),
     )
     return row
 

@@ -42,6 +42,7 @@ def show_summary(root: Path, console: Console) -> None:
         )
         console.print()
         console.print(_categories(verdict))
+        console.print()
     receipt = figures.read_receipt(root)
     rows = _table("", "")
     if "version" in receipt:
