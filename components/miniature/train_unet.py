@@ -79,6 +79,7 @@ def new_scheduler(prediction_type: str) -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,  # as in Stable Diffusion; "trailing" does not read it
         prediction_type=prediction_type,
         timestep_spacing="trailing",
     )
