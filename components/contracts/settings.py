@@ -152,7 +152,8 @@ def _validate(
     except TypeError as error:
         raise SettingsError(str(error), file=path, place=".".join(prefix)) from None
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one; the spelling is what a person must mend.
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         location = (*prefix, *first["loc"])
         raise SettingsError(
             f"{'.'.join(map(str, _written(content, location)))}: {_explain(first)}",
