@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -122,7 +123,7 @@ def reconstruction_grid(columns: int = 12) -> Image.Image:
     trained = [style for style in STYLES if style != HELD_OUT_STYLE]
     for row, styles in enumerate((BASE_STYLES, trained, (HELD_OUT_STYLE,))):
         rng = np.random.default_rng([9, row])
-        scenes = []
+        scenes: list[NDArray[np.uint8]] = []
         while len(scenes) < columns:
             try:
                 scenes.append(render(sample_scene(rng), rng, styles))
@@ -131,7 +132,7 @@ def reconstruction_grid(columns: int = 12) -> Image.Image:
         images = torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).contiguous()
         output = vae.decode(vae.encode(training.to_unit(images)).latent_dist.mean).sample
         rows += [images, training.to_bytes(output)]
-        names += ["render", "reconstruction" if row < 2 else "reconstruction (unseen style)"]
+        names += ["render", "reconstruction" if row < 2 else "same, unseen style"]
     return _grid(torch.cat(rows), columns, names)
 
 

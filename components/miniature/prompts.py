@@ -29,7 +29,7 @@ def listed_prompts() -> list[tuple[str, str]]:
             both = [name, ring[(place + step) % len(ring)]]
             first, second = both if rng.random() < 0.5 else both[::-1]
             pairs.append(Scene(((first, 1, None), (second, 1, None))))
-    rows = []
+    rows: list[tuple[str, str]] = []
     for task in TASKS:
         scenes = pairs if task == "composition" else all_scenes(task)
         rows.extend((prompt, task) for prompt in sorted(caption(scene) for scene in scenes))

@@ -83,7 +83,7 @@ def parse_prompt(text: str) -> Scene:
     for place, words in PLACES.items():
         if text.endswith(f" {words}"):
             phrase, background = text.removesuffix(f" {words}"), place
-    objects = []
+    objects: list[tuple[str, int, str | None]] = []
     for part in phrase.split(" and "):
         first, *middle, last = part.split(" ") if " " in part else ("", "")
         colour = middle[0] if middle else None

@@ -76,8 +76,8 @@ def main() -> None:
     styles = [style for style in STYLES if style != HELD_OUT_STYLE]
     images, _ = training.rendered_scenes(chosen["num_scenes"], chosen["seed"], styles)
     data = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    torch.manual_seed(chosen["seed"])  # diffusers initialises from the global generator
-    vae = new_autoencoder(tuple(chosen["channels"]), chosen["latent_channels"])
+    with training.initialised_from(chosen["seed"]):
+        vae = new_autoencoder(tuple(chosen["channels"]), chosen["latent_channels"])
     rng = np.random.default_rng(chosen["seed"])
     batch, num_updates = chosen["batch_size"], chosen["num_updates"]
     passes = -(-num_updates * batch // len(data))

@@ -185,8 +185,8 @@ def main() -> None:
         }
         for name in OBJECTS
     }
-    torch.manual_seed(chosen["seed"])  # the libraries initialise from the global generator
-    model = ClipWithReadout(tokenizer)
+    with training.initialised_from(chosen["seed"]):
+        model = ClipWithReadout(tokenizer)
     # The library scales its initial weights for much wider models.
     print(f"{sum(p.numel() for p in model.clip.parameters()) / 1e6:.2f} M parameters", flush=True)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,7 +113,8 @@ def examine(judge: Judge, seed: int, num: int = 400) -> dict[str, object]:
     for style in STYLES:
         for task in TASKS:
             rng = np.random.default_rng([seed, STYLES.index(style), TASKS.index(task)])
-            images, captions = [], []
+            images: list[NDArray[np.uint8]] = []
+            captions: list[str] = []
             while len(images) < num:
                 scene = sample_scene(rng, task)
                 try:
@@ -148,8 +150,8 @@ def main() -> None:
     decoded = through_autoencoder(images[: len(images) // 3], chance)
     images[: len(decoded)] = decoded
     counts, colours, places = labels(scenes)
-    torch.manual_seed(chosen["seed"])  # layers are initialised from the global generator
-    network = JudgeNetwork()
+    with training.initialised_from(chosen["seed"]):
+        network = JudgeNetwork()
 
     def loss(update: int, generator: torch.Generator) -> Tensor:
         picked = torch.randint(len(images), (chosen["batch_size"],), generator=generator)

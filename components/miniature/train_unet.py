@@ -5,6 +5,7 @@ python -m components.miniature.train_unet (needs base/vae, see train_autoencoder
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def write_pipeline(denoiser: Denoiser, tokenizer: CLIPTokenizer, scheduler: DDIM
 
     def save(folder: str) -> None:
         pipeline.save_pretrained(folder)
+        shutil.rmtree(Path(folder) / "vae")  # it is the output of another training
         tokens.save(tokenizer, str(Path(folder) / "tokenizer"))
         training.open_as_float32(Path(folder) / "text_encoder" / "config.json")
 
@@ -143,8 +145,8 @@ def main() -> None:
 
     input_ids, empty = ids(captions), ids([""])
     scheduler = new_scheduler(chosen["prediction_type"])
-    torch.manual_seed(chosen["seed"])  # the libraries initialise from the global generator
-    denoiser = Denoiser(tuple(chosen["channels"]), tokenizer)
+    with training.initialised_from(chosen["seed"]):
+        denoiser = Denoiser(tuple(chosen["channels"]), tokenizer)
     print(f"{sum(p.numel() for p in denoiser.parameters()) / 1e6:.2f} M parameters", flush=True)
     batch = chosen["batch_size"]
 

@@ -6,8 +6,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +65,17 @@ def _render_block(
             continue
         scenes.append(scene)
     return np.stack(images), scenes
+
+
+@contextmanager
+def initialised_from(seed: int) -> Iterator[None]:
+    """Let new layers draw their first weights from `seed`.
+
+    Libraries initialise from torch's global generator; its state is put back afterwards.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -127,7 +139,7 @@ def train(
             group["lr"] = learning_rate * one_cycle(update, num_updates, num_warmup)
         value = loss(update, generator)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         running = value.item() if update == start else 0.98 * running + 0.02 * value.item()

@@ -82,11 +82,12 @@ def test_every_word_of_every_prompt_is_one_token() -> None:
 
 def test_the_base_model_opens_and_draws_what_is_asked(judge: Judge) -> None:
     pipeline = load_base()
-    prompts = [prompt for prompt, task in read_prompts() if task in ("plain", "location")][::8]
+    prompts = [prompt for prompt, task in read_prompts() if task in ("plain", "location")][::10]
     images = draw(pipeline, prompts, seed=1)
     assert images.shape == (len(prompts), 3, 64, 64) and images.dtype == torch.uint8
     assert judge.correct(images, prompts).float().mean() > 0.2
-    assert torch.equal(images[:8], draw(pipeline, prompts, seed=1)[:8])
+    once, again = (draw(pipeline, prompts[:2], seed=2) for _ in range(2))
+    assert torch.equal(once, again)
 
 
 def test_the_weights_are_small_half_precision_and_open_in_single() -> None:

@@ -115,10 +115,14 @@ def test_a_scene_that_no_style_draws_is_refused() -> None:
 
 
 def test_places_differ_from_each_other() -> None:
-    looks = [backgrounds.draw(place, np.random.default_rng(1)).mean((0, 1)) for place in PLACES]
+    # Sky and ground apart: the moon and the city at night are equally dark as a whole.
+    looks = []
+    for place in PLACES:
+        image = backgrounds.draw(place, np.random.default_rng(1))
+        looks.append(np.stack([image[:24].mean((0, 1)), image[40:].mean((0, 1))]))
     for i, one in enumerate(looks):
         for other in looks[:i]:
-            assert np.abs(one - other).max() > 10
+            assert np.abs(one - other).max() > 20
 
 
 def test_every_style_but_one_is_complete_and_attributed() -> None:
