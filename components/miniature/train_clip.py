@@ -187,7 +187,6 @@ def main() -> None:
     }
     with training.initialised_from(chosen["seed"]):
         model = ClipWithReadout(tokenizer)
-    # The library scales its initial weights for much wider models.
     print(f"{sum(p.numel() for p in model.clip.parameters()) / 1e6:.2f} M parameters", flush=True)
 
     def loss(update: int, generator: torch.Generator) -> Tensor:
