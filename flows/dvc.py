@@ -124,7 +124,8 @@ def changes(root: Path, stages: Sequence[str]) -> dict[str, list[str]]:
         lines = found.stderr.splitlines()
         if _is_busy(lines):
             raise RepoBusy("another DVC process holds the repository; try again when it has ended")
-        raise BadInput(_dvc_error(lines) or f"dvc status ended with status {found.returncode}")
+        # A file that cannot be read is told in a picture of several lines, without the word ERROR.
+        raise BadInput(_dvc_error(lines) or " ".join(lines) or "dvc status failed without a word")
     answer: dict[str, list[object]] = json.loads(found.stdout or "{}")
     return {stage: list(_reasons(entries)) for stage, entries in answer.items()}
 

@@ -44,7 +44,10 @@ def main(caller: int, command: list[str]) -> int:
         return CALLER_IS_GONE
     child: subprocess.Popen[bytes] | None = None
     try:
-        child = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_guard)
+        # A signal inside of Popen would leave a child that nobody knows: it waits until after.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        child = subprocess.Popen(command, process_group=0, preexec_fn=_in_the_child)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         status = child.wait()
     except Stop:
         status = -signal.SIGTERM
@@ -83,8 +86,9 @@ def _alive(group: int) -> bool:
     return True
 
 
-def _die_with_guard() -> None:
+def _in_the_child() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _prctl(option: int, value: int) -> None:

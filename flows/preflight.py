@@ -33,14 +33,17 @@ def preflight(root: Path) -> RunSettings:
         )
     if not (root / ".dvc").is_dir():
         raise BadInput("no folder .dvc", file=root, allowed="a clone, or `dvc init`")
-    check(root / "params.yaml")
+    params = root / "params.yaml"
+    if root == Path.cwd():
+        params = params.relative_to(root)  # an error line names it as a person would
+    check(params)
     free = shutil.disk_usage(root).free
     if free < BYTES_NEEDED:
         raise BadInput(
             f"{free // 2**20} MiB free on this disk", file=root, allowed=f"{BYTES_NEEDED // 2**20}"
         )
     mend_locks(root)
-    return load_run(root / "params.yaml")
+    return load_run(params)
 
 
 def is_offline(root: Path, run: RunSettings) -> bool:

@@ -17,7 +17,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh project, with this process prepared for it and no tracker."""
     folder = make_project(tmp_path / "project")
     for name, value in environment.defaults(folder).items():
-        if not name.startswith("PREFECT_"):
+        if name == "DVC_SITE_CACHE_DIR" or name not in os.environ:
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("KONOMI_TRACKING", "off")
     # Without the folder of this interpreter: `prepare` has to put it there.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import _main
 from tests.support.project import behave, konomi, order
 
 
@@ -39,11 +40,10 @@ def test_help_answers_at_once_and_names_every_command(project: Path) -> None:
     assert heavy == "[]"
 
 
-def test_every_command_has_help(project: Path) -> None:
-    for command in ("demo", "run", "check", "status", "report", "promote"):
-        found = konomi(project, command, "--help")
-        assert found.returncode == 0
-        assert "Usage: konomi" in found.stdout
+@pytest.mark.parametrize("command", ["demo", "run", "check", "status", "report", "promote"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main([command, "--help"], debug=False) == 0
+    assert f"Usage: konomi {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -54,24 +54,31 @@ def test_every_command_has_help(project: Path) -> None:
         (["run", "--stage", "reward"], "error: no stage 'reward'; allowed: prompts, ", 2),
         (["run", "--profile", "x"], "error: no profile 'x'; allowed: demo, full", 2),
         (["report"], "error: reports/report.html: not written yet; allowed: `konomi run`", 2),
-        (["promote", "one", "--by", "me"], "error: Invalid value for 'VERSION'", 2),
+        (["promote", "one", "--by", "me"], "error: Invalid value for 'version'", 2),
     ],
 )
 def test_a_wrong_command_is_one_line(
-    project: Path, arguments: list[str], message: str, status: int
+    project: Path,
+    arguments: list[str],
+    message: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = konomi(project, *arguments)
-    assert found.returncode == status
-    assert one_line(found.stderr).startswith(message)
+    monkeypatch.chdir(project)
+    assert _main(arguments, debug=False) == status
+    assert one_line(capsys.readouterr().err).startswith(message)
 
 
-def test_an_unknown_key_is_one_line_with_the_choices(project: Path) -> None:
+def test_an_unknown_key_is_one_line_with_the_choices(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("  rounds: ", "  round: "))
+    monkeypatch.chdir(project)
     for command in ("check", "run", "demo"):
-        found = konomi(project, command)
-        line = one_line(found.stderr)
-        assert found.returncode == 2
+        assert _main([command], debug=False) == 2
+        line = one_line(capsys.readouterr().err)
         assert line.startswith("error: params.yaml: line ")
         assert "did you mean 'rounds'?" in line
     assert order(project) == []

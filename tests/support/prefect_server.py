@@ -22,6 +22,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
     """
     assert "prefect" not in sys.modules, "prefect was imported before its server was there"
     url = f"http://127.0.0.1:{(port := free_port())}/api"
+    (folder / ".work" / "prefect").mkdir(parents=True)
     before = dict(os.environ)
     os.environ.update(
         {name: value for name, value in defaults(folder).items() if name != "DVC_SITE_CACHE_DIR"}
