@@ -30,6 +30,9 @@ from components.miniature.world import BASE_STYLES, HELD_OUT_STYLE, IMAGE_SIZE, 
 
 CLIP_DIR = training.ROOM / "clip"
 MEAN = STD = (0.5, 0.5, 0.5)
+NUM_STEPS = 10
+FIRST_STEPS = (3, 4, 5, 6)
+"""Denoising steps of `NUM_STEPS` at which a picture is taken up again: a smaller one changes more."""
 # How many scenes of each task stand together for one object: its hard negatives.
 BUCKETS = {"colour": 2, "count": 2, "location": 2, "composition": 1, "plain": 1}
 
@@ -90,6 +93,54 @@ def draw_table(scenes: Sequence[Scene], num: int, seed: int, styles: Sequence[st
     rng = np.random.default_rng(seed)
     images = [[render(scene, rng, styles) for _ in range(num)] for scene in scenes]
     return torch.from_numpy(np.array(images)).permute(0, 1, 4, 2, 3).contiguous()
+
+
+@torch.no_grad()
+def redraw(table: Tensor, scenes: Sequence[Scene], seed: int) -> Tensor:
+    """Let the base model draw the pictures again from their half-noised latents.
+
+    What stands where survives the noise, the strokes become the base model's own. A backbone that
+    has seen only clean drawings is nearly blind to the pictures that a reward has to tell apart.
+
+    Args:
+        table: uint8 [num_scenes, num, 3, 64, 64].
+        scenes: one for each row.
+        seed: of the noise.
+
+    Returns:
+        Pictures of the same shape and type.
+    """
+    from components.miniature.figures import load_base
+
+    pipeline = load_base()
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(NUM_STEPS)
+    scale = pipeline.vae.config.scaling_factor
+    prompts = [caption(scene) for scene in scenes]
+    encoded = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt")
+    states = pipeline.text_encoder(encoded.input_ids).last_hidden_state
+    generator = torch.Generator().manual_seed(seed)
+    redrawn = torch.empty_like(table).flatten(0, 1)
+    text_row = torch.arange(len(scenes)).repeat_interleave(table.shape[1])
+    # In random order, so that every scene is met at every depth of noise.
+    order = torch.randperm(len(redrawn), generator=generator)
+    for number, rows in enumerate(order.split(64)):
+        first = FIRST_STEPS[number % len(FIRST_STEPS)]
+        pictures = training.to_unit(table.flatten(0, 1)[rows]).contiguous()
+        x0 = pipeline.vae.encode(pictures).latent_dist.mean * scale
+        timesteps = scheduler.timesteps[first:]
+        noise = torch.randn(x0.shape, generator=generator)
+        latents = scheduler.add_noise(x0, noise, timesteps[:1])
+        for timestep in timesteps:
+            output = pipeline.unet(latents, timestep, states[text_row[rows]]).sample
+            latents = scheduler.step(
+                output, timestep, latents, eta=1.0, generator=generator
+            ).prev_sample
+        decoded = pipeline.vae.decode(latents / scale).sample
+        redrawn[rows] = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        if number % 10 == 0:
+            print(f"redrawn {number * 64}/{len(order)}", flush=True)
+    return redrawn.view(table.shape)
 
 
 def contrast(image: Tensor, text: Tensor, same: Tensor, scale: Tensor) -> Tensor:
@@ -171,6 +222,11 @@ def main() -> None:
     scenes = unordered_scenes()
     per_scene = chosen["num_scenes"] // len(scenes)
     table = draw_table(scenes, per_scene, chosen["seed"], BASE_STYLES)
+    num_redrawn = chosen["num_redrawn_per_scene"]
+    again = redraw(table[:, :num_redrawn], scenes, chosen["seed"])
+    table = torch.cat([table, again], 1)
+    # Of every batch half are drawings, half the base model's own.
+    share = torch.tensor([0.5 / per_scene] * per_scene + [0.5 / num_redrawn] * num_redrawn)
     encoded = tokenizer([caption(s) for s in scenes], padding="max_length", return_tensors="pt")
     input_ids = encoded.input_ids
     counts, colours, places = labels(scenes)
@@ -192,7 +248,7 @@ def main() -> None:
     def loss(update: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([chosen["seed"], update])
         index = torch.tensor(batch_indices(scenes, chosen["batch_size"] // 8, rng, buckets))
-        copy = torch.randint(per_scene, (len(index),), generator=generator)
+        copy = torch.multinomial(share, len(index), replacement=True, generator=generator)
         images = augment(training.to_unit(table[index, copy]), generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             pooled = model.clip.vision_model(images).pooler_output

@@ -30,7 +30,7 @@ def test_an_interval_of_five_seconds_really_creates_scheduled_runs(project: Path
         found = client.read_flow_runs(deployment_filter=of_it)
         assert {run.state_name for run in found} == {"Scheduled"}
         starts = sorted(run.expected_start_time for run in found)
-        assert {later - sooner for sooner, later in pairwise(starts)} == {timedelta(seconds=5)}
+        assert {(later - sooner).total_seconds() for sooner, later in pairwise(starts)} == {5.0}
         stored = client.read_deployment(identity)
         assert stored.concurrency_options.collision_strategy == "CANCEL_NEW"
         assert stored.global_concurrency_limit.limit == 1

@@ -14,12 +14,18 @@ from flows.server import answers
 from tests.support.project import free_port
 
 
+_running: list[str] = []
+
+
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[str]:
     """Yield the URL of a server with its scheduler, and point this process at it.
 
     Enter before anything imports prefect: it reads its settings then.
     """
+    if _running:  # a second folder of tests has a fixture of its own for the same server
+        yield _running[0]
+        return
     assert "prefect" not in sys.modules, "prefect was imported before its server was there"
     url = f"http://127.0.0.1:{(port := free_port())}/api"
     (folder / ".work" / "prefect").mkdir(parents=True)
@@ -44,8 +50,10 @@ def prefect_server(folder: Path) -> Iterator[str]:
                 folder / "server.log"
             ).read_text()
             time.sleep(0.2)
+        _running.append(url)
         yield url
     finally:
+        _running.clear()
         server.terminate()
         server.wait()
         os.environ.clear()
