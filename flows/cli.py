@@ -157,7 +157,7 @@ def _run(upto: str, profile: str | None) -> None:
     if upto not in STAGES:
         raise BadInput(f"no stage '{upto}'", allowed=", ".join(STAGES))
     root = _prepare()
-    from flows.dvc import changes
+    from flows.dvc import first_change
     from flows.preflight import preflight
 
     console = _console()
@@ -169,7 +169,7 @@ def _run(upto: str, profile: str | None) -> None:
         console.print(f"params.yaml, profile {profile}: {what}", soft_wrap=True)
     preflight(root)
     wanted = STAGES[: STAGES.index(upto) + 1]
-    if not changes(root, wanted):
+    if first_change(root, wanted) is None:
         console.print("[green]✓[/] everything is up to date: no stage had to run")
         return
     from flows.display import showing

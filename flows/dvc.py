@@ -130,6 +130,19 @@ def changes(root: Path, stages: Sequence[str]) -> dict[str, list[str]]:
     return {stage: list(_reasons(entries)) for stage, entries in answer.items()}
 
 
+def first_change(root: Path, stages: Sequence[str]) -> int | None:
+    """Place of the first stage that is not up to date; None when all of them are.
+
+    While another process works here, DVC does not answer: then no stage is taken for unchanged, and
+    the stage that meets the lock is the one that waits for it.
+    """
+    try:
+        changed = changes(root, stages)
+    except RepoBusy:
+        return 0
+    return next((place for place, stage in enumerate(stages) if stage in changed), None)
+
+
 def dvc(*arguments: str) -> list[str]:
     """DVC's command line, by the interpreter that runs this."""
     return [sys.executable, "-m", "dvc", *arguments]

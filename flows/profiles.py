@@ -37,7 +37,8 @@ def apply_profile(root: Path, name: str) -> list[str]:
     if name not in names:
         raise SettingsError(f"no profile '{name}'", allowed=", ".join(names))
     source, target = root / "profiles" / f"{name}.yaml", root / "params.yaml"
-    params = read_params(target)
+    read_params(target)  # for its errors; this one also keeps quotes
+    params = _yaml().load(target.read_text(encoding="utf-8"))
     changed = _overlay(params, read_params(source), source, ())
     if changed:
         text = io.StringIO()

@@ -21,11 +21,11 @@ from components.contracts.settings import STAGES, read_params
 from components.tracking import open_pipeline_run
 from flows import figures
 from flows.display import current_display
-from flows.dvc import StageResult, changes, run_stage
+from flows.dvc import StageResult, first_change, run_stage
 from flows.environment import prepare, stage_environment
 from flows.preflight import is_offline, preflight
 
-RETRY_DELAYS = [2, 4, 8]
+RETRY_DELAYS = [2.0, 4.0, 8.0]
 """Seconds; DVC's lock is free again within such a time unless a whole training holds it."""
 
 
@@ -100,8 +100,7 @@ def retrain(
     if upto not in STAGES:
         raise BadInput(f"no stage '{upto}'", allowed=", ".join(STAGES))
     wanted = STAGES[: STAGES.index(upto) + 1]
-    changed = changes(folder, wanted)
-    first = next((place for place, stage in enumerate(wanted) if stage in changed), None)
+    first = first_change(folder, wanted)
     if first is None:
         _nothing_to_do()
         return [StageResult(stage, "unchanged", 0.0) for stage in wanted]

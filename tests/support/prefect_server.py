@@ -13,7 +13,6 @@ from flows.environment import defaults
 from flows.server import answers
 from tests.support.project import free_port
 
-
 _running: list[str] = []
 
 
