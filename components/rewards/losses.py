@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,3 +36,25 @@ def bradley_terry_loss(
     """
     target = (1 - label_smoothing) * preference + label_smoothing / 2
     return F.binary_cross_entropy_with_logits(score_a - score_b, target)
+
+
+def fit_scale(
+    cosine_margin: Float[Tensor, " n"],
+    preference: Float[Tensor, " n"],
+    low: float = 0.01,
+    high: float = 100.0,
+) -> float:
+    """The factor s that minimises the Bradley-Terry loss of `s * cosine_margin`.
+
+    Temperature scaling (1706.04599, section 4.2): probabilities become honest, every order stays.
+    The loss is convex in s and its derivative, mean((sigmoid(s m) - y) m), grows with s, so halving
+    the interval finds the root; where there is none in [low, high], the nearer end is returned.
+
+    One pair with m = 0.5 preferred by three people of four: sigmoid(s / 2) = 3/4, s = 2 log 3.
+    """
+    margin, target = cosine_margin.double(), preference.double()
+    for _ in range(60):
+        middle = (low + high) / 2
+        slope = float(((torch.sigmoid(middle * margin) - target) * margin).mean())
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return (low + high) / 2

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from components.contracts.errors import GuardError
 from components.contracts.progress import progress, track
 from components.rewards.dataset import Pairs, Preferences
-from components.rewards.losses import bradley_terry_loss
+from components.rewards.losses import bradley_terry_loss, fit_scale
 from components.rewards.metrics import pair_accuracy
 from components.rewards.model import RewardModel
 from components.rewards.settings import Settings
@@ -36,6 +36,7 @@ class Epoch:
     update: int
     train_loss: float
     validation_loss: float
+    """At the logit scale that suits the validation pairs best; log 2 = 0.693 knows nothing."""
     validation_accuracy: float
 
 
@@ -56,8 +57,10 @@ def train(
 ) -> Training:
     """Fit `model` to the training pairs and leave it at the epoch with the lowest validation loss.
 
-    The loss chooses, not the accuracy: on a few hundred pairs it is much less noisy, and a model
-    that it likes is calibrated too.
+    The loss chooses, not the accuracy: on a few hundred pairs it is much less noisy. CLIP's logit
+    scale tells captions apart and is too sure of itself about two pictures of one caption, so each
+    epoch is judged at the scale that suits the validation pairs best, and the kept model gets that
+    scale.
 
     Args:
         generator: CPU generator of the shuffling and of the mirroring; the only randomness.
@@ -75,6 +78,7 @@ def train(
     tokens = model.tokenize(data.prompts)
     epochs: list[Epoch] = []
     best_state: dict[str, Tensor] = {}
+    best_scale = 1.0
     seen = update = 0
     with progress("training the reward model", settings.epochs * len(pairs)) as bar:
         for _ in range(settings.epochs):
@@ -102,15 +106,17 @@ def train(
                 update, seen = update + 1, seen + len(rows)
                 loss_sum += loss.item() * len(rows)
                 bar.advance(len(rows))
-            epoch = _close_epoch(model, data, update, loss_sum / len(pairs))
+            epoch, scale = _close_epoch(model, data, update, loss_sum / len(pairs))
             if not epochs or epoch.validation_loss < min(e.validation_loss for e in epochs):
                 best_state = {name: value.detach().clone() for name, value in named}
+                best_scale = scale
             epochs.append(epoch)
             report(epoch)
             bar.advance(0, f"held-out accuracy {epoch.validation_accuracy:.3f}")
     with torch.no_grad():
         for name, parameter in named:
             parameter.copy_(best_state[name])
+        model.clip.logit_scale.fill_(math.log(best_scale))
     return Training(tuple(epochs), min(epochs, key=lambda epoch: epoch.validation_loss))
 
 
@@ -211,12 +217,19 @@ def _training_margin(
     return score_a - score_b
 
 
-def _close_epoch(model: RewardModel, data: Preferences, update: int, train_loss: float) -> Epoch:
+@torch.no_grad()
+def _close_epoch(
+    model: RewardModel, data: Preferences, update: int, train_loss: float
+) -> tuple[Epoch, float]:
+    """What the validation pairs say, and the logit scale that suits them best."""
     pairs = data.splits["validation"]
     margin = pair_margin(model, data, pairs, "scoring validation images")
-    loss = bradley_terry_loss(margin, torch.zeros_like(margin), pairs.preference)
+    scale = float(model.clip.logit_scale.exp())
+    best_scale = fit_scale(margin / scale, pairs.preference)
+    calibrated = margin * (best_scale / scale)
+    loss = bradley_terry_loss(calibrated, torch.zeros_like(calibrated), pairs.preference)
     accuracy = pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a])
-    return Epoch(update, train_loss, float(loss), accuracy.value)
+    return Epoch(update, train_loss, float(loss), accuracy.value), best_scale
 
 
 def _decay_groups(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from components.rewards.losses import bradley_terry_loss
+from components.rewards.losses import bradley_terry_loss, fit_scale
 
 
 def loss(margin: float, preference: float, label_smoothing: float = 0.0) -> float:
@@ -63,3 +63,25 @@ def test_gradient_pulls_the_right_way(preference: float, sign: int) -> None:
     bradley_terry_loss(score, torch.zeros(1), torch.tensor([preference])).backward()
     assert score.grad is not None
     assert float(score.grad) * sign > 0
+
+
+def test_scale_worked_by_hand() -> None:
+    # m = 0.5 and three of four prefer a: sigmoid(s / 2) = 3/4, s = 2 log 3.
+    found = fit_scale(torch.full((4,), 0.5), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    assert found == pytest.approx(2 * math.log(3))
+
+
+def test_scale_is_the_best_of_its_neighbours() -> None:
+    margin = torch.tensor([0.3, -0.1, 0.2, 0.4])
+    preference = torch.tensor([1.0, 1.0, 0.5, 1.0])
+    found = fit_scale(margin, preference)
+
+    def cost(scale: float) -> float:
+        return float(bradley_terry_loss(scale * margin, torch.zeros(4), preference))
+
+    assert cost(found) < min(cost(found * 0.9), cost(found * 1.1))
+
+
+@pytest.mark.parametrize(("margin", "end"), [(0.2, 100.0), (-0.2, 0.01)])
+def test_scale_stops_at_the_ends(margin: float, end: float) -> None:
+    assert fit_scale(torch.tensor([margin]), torch.tensor([1.0])) == pytest.approx(end)
