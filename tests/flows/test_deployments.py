@@ -13,23 +13,21 @@ pytestmark = pytest.mark.usefixtures("server")
 
 def test_an_interval_of_five_seconds_really_creates_scheduled_runs(project: Path) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterId,
-    )
+    from prefect.client.schemas.filters import DeploymentFilter
+    from prefect.client.schemas.objects import FlowRun
 
     from flows.deployments import deployment
 
-    made = deployment(project, interval=timedelta(seconds=5))
-    identity = made.apply()
+    identity = deployment(project, interval=timedelta(seconds=5)).apply()
+    of_it = DeploymentFilter.model_validate({"id": {"any_": [identity]}})
     with get_client(sync_client=True) as client:
-        of_it = DeploymentFilter(id=DeploymentFilterId(any_=[identity]))
-        wait_until(
-            lambda: bool(client.read_flow_runs(deployment_filter=of_it)), 60, "a scheduled run"
-        )
-        found = client.read_flow_runs(deployment_filter=of_it)
-        assert {run.state_name for run in found} == {"Scheduled"}
-        starts = sorted(run.expected_start_time for run in found)
+
+        def scheduled() -> list[FlowRun]:
+            runs = client.read_flow_runs(deployment_filter=of_it)
+            return [run for run in runs if run.auto_scheduled and run.state_name == "Scheduled"]
+
+        wait_until(lambda: len(scheduled()) > 1, 60, "scheduled runs")
+        starts = sorted(run.expected_start_time for run in scheduled())
         assert {(later - sooner).total_seconds() for sooner, later in pairwise(starts)} == {5.0}
         stored = client.read_deployment(identity)
         assert stored.concurrency_options.collision_strategy == "CANCEL_NEW"
