@@ -9,6 +9,7 @@ from components.contracts.errors import TransientError
 from components.contracts.settings import STAGES, read_params
 from flows import figures
 from flows.display import clock
+from flows.dvc import RepoBusy, changes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,15 +60,16 @@ def show_summary(root: Path, console: Console) -> None:
 
 def show_status(root: Path, console: Console) -> None:
     """Stages, the last run of the pipeline, and the registered versions."""
-    console.print(_stages(root))
+    try:
+        console.print(_stages(root))
+    except RepoBusy:
+        console.print("[cyan]A run is at work here: DVC tells the stages' state when it ends.[/]")
     console.print()
     _show_runs(root, console)
     _show_versions(root, console)
 
 
 def _stages(root: Path) -> Table:
-    from flows.dvc import changes
-
     changed = changes(root, STAGES)
     table = _table("stage", "state", "why")
     earlier = ""
