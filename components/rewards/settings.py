@@ -18,7 +18,8 @@ class Settings(StrictModel):
     """What learns: every weight; the last third of each tower's layers and what follows; or only
     the two projections and the logit scale. A large backbone forgets less when less of it moves."""
     epochs: int = Field(6, ge=1, le=1000)
-    """Passes over the training pairs; the epoch with the lowest validation loss is kept."""
+    """Passes over the training pairs; the epoch with the lowest validation loss is kept,
+    and the backbone as it was where no epoch beats it."""
     batch_size: int = Field(64, ge=1, le=65536)
     """Pairs of one update; a batch is made of whole prompts, so it can hold a few more."""
     learning_rate: float = Field(3.0e-4, gt=0.0, le=1.0)

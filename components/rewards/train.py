@@ -31,7 +31,7 @@ SCORED_TOGETHER = 128
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known at the end of a pass over the training pairs."""
+    """What is known at the end of a pass over the training pairs; update 0 is the backbone."""
 
     update: int
     train_loss: float
@@ -55,7 +55,7 @@ def train(
     generator: torch.Generator,
     report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Training:
-    """Fit `model` to the training pairs and leave it at the epoch with the lowest validation loss.
+    """Fit `model` to the training pairs and leave it at the epoch of the lowest validation loss.
 
     The loss chooses, not the accuracy: on a few hundred pairs it is much less noisy. CLIP's logit
     scale tells captions apart and is too sure of itself about two pictures of one caption, so each
@@ -81,9 +81,11 @@ def train(
     best_scale = 1.0
     seen = update = 0
     with progress("training the reward model", settings.epochs * len(pairs)) as bar:
-        for _ in range(settings.epochs):
-            loss_sum = 0.0
-            for rows in prompt_batches(data, pairs, settings.batch_size, generator):
+        for number in range(settings.epochs + 1):
+            # The backbone itself is the first candidate: training that makes it worse is not kept.
+            loss_sum = 0.0 if number else _loss_sum(model, data, pairs)
+            batches = prompt_batches(data, pairs, settings.batch_size, generator)
+            for rows in batches if number else ():
                 rate = learning_rate(seen / (settings.epochs * len(pairs)))
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * rate
@@ -215,6 +217,12 @@ def _training_margin(
     scores = model.score(image, text[text_row.to(text.device)])
     score_a, score_b = scores[where.to(scores.device)].chunk(2)
     return score_a - score_b
+
+
+def _loss_sum(model: RewardModel, data: Preferences, pairs: Pairs) -> float:
+    margin = pair_margin(model, data, pairs, "scoring training images with the backbone")
+    loss = bradley_terry_loss(margin, torch.zeros_like(margin), pairs.preference)
+    return float(loss) * len(pairs)
 
 
 @torch.no_grad()

@@ -52,7 +52,8 @@ def test_report_counts_what_was_measured(trained: tuple[Path, dict[str, float]])
         "validation_loss",
         "validation_accuracy",
     ]
-    assert len(curve) == 1 + SETTINGS.epochs
+    assert len(curve) == 2 + SETTINGS.epochs
+    assert curve[1].startswith("0,")
     losses = [float(line.split(",")[1]) for line in curve[1:]]
     assert losses[-1] < losses[0] / 2
     bins = (root / "reports/rewards_calibration.csv").read_text().splitlines()

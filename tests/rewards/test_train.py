@@ -93,13 +93,25 @@ def test_the_best_epoch_is_kept(clip: Path, data: Preferences) -> None:
     assert training.best.validation_loss == min(e.validation_loss for e in training.epochs)
 
 
+def test_a_training_that_ruins_the_backbone_is_not_kept(clip: Path, data: Preferences) -> None:
+    good = RewardModel.from_clip(clip)
+    train(good, data, SETTINGS, torch_generator(1))
+    before = pair_margin(good, data, data.splits["test"], "scoring")
+    settings = SETTINGS.model_copy(update={"learning_rate": 1.0, "epochs": 1})
+    training = train(good, data, settings, torch_generator(2))
+    assert training.best.update == 0
+    assert torch.allclose(
+        pair_margin(good, data, data.splits["test"], "scoring"), before, rtol=1e-4
+    )
+
+
 def test_mirroring_draws_from_the_generator_and_changes_the_training(
     clip: Path, data: Preferences
 ) -> None:
     def first_loss(horizontal_flip: bool) -> float:
         settings = SETTINGS.model_copy(update={"horizontal_flip": horizontal_flip, "epochs": 1})
         model = RewardModel.from_clip(clip)
-        return train(model, data, settings, torch_generator(1)).epochs[0].train_loss
+        return train(model, data, settings, torch_generator(1)).epochs[1].train_loss
 
     assert first_loss(True) == first_loss(True)
     assert first_loss(True) != first_loss(False)
