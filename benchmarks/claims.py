@@ -1,9 +1,12 @@
-"""DPOK against the base and against supervised fine-tuning, over seeds: `python -m benchmarks.claims`.
+"""DPOK against the base and against supervised fine-tuning, over seeds.
 
-Each seed runs the whole pipeline from its own prompts split, judgements and reward model, and then both
-methods on that same reward, with the same number of images. A run is a clone of this repository under
-`.work/claims/`, so that the working folder is left alone; all clones share one DVC cache. What has been
-run is skipped when the same command is given again. The result is `benchmarks/results/claims.json`.
+    python -m benchmarks.claims --seeds 7 8 9
+
+Each seed runs the whole pipeline from its own split, judgements and reward model, and then both
+methods on that same reward, with the same number of images. A run is a clone of this repository
+under `.work/claims/`, so that the working folder is left alone; all clones share one DVC cache.
+What has been run is skipped when the same command is given again. The result is
+`benchmarks/results/claims.json`.
 """
 
 from __future__ import annotations

@@ -113,3 +113,14 @@ def test_training_raises_what_it_is_told_to_raise(build, policy):
     gain = rewards() - before
     # Paired, so that the noise that both share drops out: two standard errors above zero.
     assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
+
+
+def test_missing_prompts_are_one_line_and_leave_earlier_outs(project):
+    settings, context = project(METHODS["dpok"])
+    earlier = context.root / "reports/curves.csv"
+    earlier.parent.mkdir()
+    earlier.write_text("earlier")
+    (context.root / "data/prompts/validation.parquet").unlink()
+    with pytest.raises(DataError, match=r"validation\.parquet: no such file"):
+        run(settings, context)
+    assert earlier.read_text() == "earlier"

@@ -7,6 +7,7 @@ writes its out and ends. That folder is no dependency: changing it does not by i
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -145,6 +146,9 @@ def start_konomi(project: Path, *arguments: str, **environment: str) -> subproce
         env=command_environment(**environment),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that: a test run
+        # that was started so must still see what a person at a terminal sees.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
 
 
