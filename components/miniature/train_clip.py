@@ -32,7 +32,7 @@ CLIP_DIR = training.ROOM / "clip"
 MEAN = STD = (0.5, 0.5, 0.5)
 NUM_STEPS = 10
 FIRST_STEPS = (3, 4, 5, 6)
-"""Denoising steps of `NUM_STEPS` at which a picture is taken up again: a smaller one changes more."""
+"""Denoising steps at which a picture is taken up again: a smaller one changes more."""
 # How many scenes of each task stand together for one object: its hard negatives.
 BUCKETS = {"colour": 2, "count": 2, "location": 2, "composition": 1, "plain": 1}
 

@@ -58,7 +58,7 @@ def model_card(candidate: Candidate, version: str) -> str:
         "From the project's folder:\n\n```python\n"
         f'model = mlflow.pyfunc.load_model("models:/{candidate.model_name}/{version}")\n'
         f'png = model.predict(["{_quoted(candidate)}"])[0]\n```\n\n'
-        'From elsewhere add `model_config={"base_model": <folder of the base>}`. '
+        "Elsewhere open the base with diffusers and load this version's LoRA into it. "
         f"Decide with `konomi promote {version} --by NAME`.",
     ]
     card = "\n\n".join(part for part in parts if part)

@@ -2,8 +2,9 @@
 
 The native `mlflow.diffusers` flavour keeps the LoRA file itself and a reference to the base model;
 both `mlflow.diffusers.load_model` and `mlflow.pyfunc.load_model` open it. The base is named
-relative to the project's folder: load from there, or say where it lies with
-`mlflow.pyfunc.load_model(uri, model_config={"base_model": folder})`.
+relative to the project's folder: load from there. (MLflow 3.17 ignores `model_config` for a base
+that has moved, although its message suggests it; elsewhere open the base with diffusers and give it
+the version's LoRA by `load_lora_weights`.)
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def _signature(candidate: Candidate) -> Any:
 
     height, width = candidate.image_size
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        # Without a name, so that `predict` takes a plain list of prompts.
+        inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([ColSpec(DataType.binary, "image")]),
         params=ParamSchema(
             [
@@ -148,10 +150,8 @@ def _signature(candidate: Candidate) -> Any:
     )
 
 
-def _example(candidate: Candidate) -> Any:
-    import pandas
-
-    return pandas.DataFrame({"prompt": list(candidate.example_prompts)})
+def _example(candidate: Candidate) -> list[str]:
+    return list(candidate.example_prompts)
 
 
 def _requirements() -> list[str]:
