@@ -75,7 +75,8 @@ def make_project(folder: Path) -> Path:
         )
     (folder / "dvc.yaml").write_text("stages:\n" + "".join(stages))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
     return folder
 
 
