@@ -13,7 +13,7 @@ class ModelScorerSettings(StrictModel):
     """The reward model that the stage `rewards` trained."""
 
     name: Literal["model"] = "model"
-    path: str = Field("models/reward", min_length=1)
+    path: str = Field(default="models/reward", min_length=1)
     """Folder of the reward model, relative to the project's folder."""
 
 
