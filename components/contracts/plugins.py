@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from components.contracts.errors import SettingsError
+from components.contracts.settings import PluginSettings
 
 
 def load_callable(dotted: str) -> Callable[..., Any]:
@@ -31,3 +32,16 @@ def load_callable(dotted: str) -> Callable[..., Any]:
             f"'{dotted}': no callable '{attribute}' in {module_name}", allowed=", ".join(names)
         )
     return found
+
+
+def build_plug(plug: PluginSettings) -> Any:
+    """Call what a plug names with the arguments that it gives.
+
+    Raises:
+        SettingsError: as `load_callable`, or the callable refuses the arguments.
+    """
+    make = load_callable(plug.callable)
+    try:
+        return make(**plug.arguments)
+    except TypeError as error:
+        raise SettingsError(f"'{plug.callable}' refuses its arguments: {error}") from None

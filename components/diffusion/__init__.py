@@ -4,8 +4,9 @@ The only room, with the miniature, that imports diffusers and peft. It reads a m
 diffusers' layout and reads and writes LoRA folders; it knows no stage.
 """
 
+from components.contracts.device import find_device
 from components.diffusion.conditioning import Conditioning
-from components.diffusion.loading import find_device, load_policy
+from components.diffusion.loading import load_policy
 from components.diffusion.policy import Adapter, Policy
 from components.diffusion.rollout import Trajectories, rollout, sample_images
 from components.diffusion.samplers import DDIMSampler, LatentGaussian, NoiseSchedule, Sampler

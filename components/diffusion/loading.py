@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from components.contracts.artifacts import read_json
+from components.contracts.device import find_device
 from components.contracts.errors import DataError, ModelError
 from components.contracts.settings import BaseSettings, ComputeSettings
 from components.diffusion.conditioning import PromptEncoder
@@ -46,15 +47,6 @@ def load_policy(
     if lora is not None:
         policy.load_lora(lora)
     return policy
-
-
-def find_device(compute: ComputeSettings) -> torch.device:
-    """The device that the settings mean; `auto` takes an accelerator where there is one."""
-    if compute.device != "auto":
-        return torch.device(compute.device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def find_model(path: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.contracts.artifacts import read_json, write_bytes, write_csv, write_json, write_text
 from components.contracts.errors import ModelError, SettingsError
-from components.contracts.plugins import load_callable
+from components.contracts.plugins import build_plug
 from components.contracts.settings import PluginSettings
 from components.contracts.stage import StageContext, log_inputs
 from components.evaluation.settings import Settings
@@ -105,18 +105,14 @@ def load_judge(plug: PluginSettings) -> Judge:
         SettingsError: the path cannot be imported, the call refuses its arguments, or the result
             lacks what a judge must offer.
     """
-    make = load_callable(plug.callable)
-    try:
-        judge = make(**plug.arguments)
-    except TypeError as error:
-        raise SettingsError(f"'{plug.callable}' refuses its arguments: {error}") from None
+    judge: Judge = build_plug(plug)
     needed = ("score", "correct", "error_rate")
     if missing := [name for name in needed if not hasattr(judge, name)]:
         raise SettingsError(
             f"'{plug.callable}' gives a {type(judge).__name__} without {', '.join(missing)}",
             allowed=f"an object with {', '.join(needed)}",
         )
-    return judge  # type: ignore[no-any-return]
+    return judge
 
 
 def _draw_and_measure(

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-Z_95 = 1.959963984540054
-"""The 97.5 % point of the standard normal: 95 % of it lies within plus or minus this."""
+from components.contracts.intervals import Z_95, wilson_interval
+
 DRAWS_AT_ONCE = 1_000_000
 """Clusters that the bootstrap draws at a time, which bounds its memory."""
 
@@ -72,19 +72,6 @@ def clustered_normal(values: Floats, clusters: Clusters) -> Estimate:
     """
     mean, half = float(values.mean()), Z_95 * _standard_error(values, clusters)
     return Estimate(mean, mean - half, mean + half)
-
-
-def wilson_interval(share: float, num_trials: float) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share of independent trials (Wilson, 1927).
-
-    It stays inside [0, 1] and does not shrink to a point at 0 or 1, where a bootstrap would.
-    Worked: 8 of 10 gives [0.490, 0.943].
-    """
-    z2 = Z_95**2
-    centre = (share + z2 / (2 * num_trials)) / (1 + z2 / num_trials)
-    spread = share * (1 - share) / num_trials + z2 / (4 * num_trials**2)
-    half = Z_95 * spread**0.5 / (1 + z2 / num_trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def clustered_share(outcomes: Floats, clusters: Clusters) -> Estimate:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from components.contracts.errors import SettingsError
-from components.contracts.plugins import load_callable
+from components.contracts.plugins import build_plug
 from components.contracts.protocols import Judge, Scorer
 from components.contracts.settings import PluginSettings
 from components.diffusion import Policy, rollout
@@ -25,11 +25,7 @@ def load_judge(settings: PluginSettings) -> Judge:
     Raises:
         SettingsError: it cannot be imported or called, or cannot tell whether an image is correct.
     """
-    make = load_callable(settings.callable)
-    try:
-        judge: Judge = make(**settings.arguments)
-    except TypeError as error:
-        raise SettingsError(f"'{settings.callable}' refuses its arguments: {error}") from None
+    judge: Judge = build_plug(settings)
     if not callable(getattr(judge, "correct", None)):
         raise SettingsError(
             f"'{settings.callable}' gives a {type(judge).__name__} without a method 'correct'",

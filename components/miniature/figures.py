@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from components.contracts.intervals import wilson_interval
 from components.miniature import judge as judges
 from components.miniature import training
 from components.miniature.prompts import listed_prompts
 from components.miniature.scenes import render, sample_scene
-from components.miniature.train_judge import wilson
 from components.miniature.world import BASE_STYLES, HELD_OUT_STYLE, STYLES, TASKS
 
 BASE_DIR: Final = training.ROOM / "base"
@@ -104,7 +104,7 @@ def measure_base(num_per_task: int = 100) -> dict[str, object]:
 
 
 def _share(hits: int, num: int) -> dict[str, object]:
-    low, high = wilson(hits, num)
+    low, high = wilson_interval(hits / num, num)
     return {"correct": hits / num, "interval_95": [round(low, 3), round(high, 3)], "num": num}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from components.contracts.intervals import wilson_interval
 from components.miniature import training
 from components.miniature.judge import COLOUR_NAMES, JUDGE_DIR, PLACE_NAMES, Judge, JudgeNetwork
 from components.miniature.scenes import Scene, caption, render, sample_scene
@@ -96,14 +96,6 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return images * gain + tint + level * torch.randn(images.shape, generator=generator)
 
 
-def wilson(errors: int, num: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of an error rate of `errors` in `num`."""
-    z, rate = 1.959964, errors / num
-    middle = (rate + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(rate * (1 - rate) / num + z * z / (4 * num * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def examine(judge: Judge, seed: int, num: int = 400) -> dict[str, object]:
     """Measure the judge on fresh renders of every style and task, `num` each.
 
@@ -130,7 +122,7 @@ def examine(judge: Judge, seed: int, num: int = 400) -> dict[str, object]:
                 cell[1] += num
 
     def row(cell: list[int]) -> dict[str, object]:
-        low, high = wilson(*cell)
+        low, high = wilson_interval(cell[0] / cell[1], cell[1])
         return {"error_rate": cell[0] / cell[1], "interval_95": [low, high], "num": cell[1]}
 
     return {

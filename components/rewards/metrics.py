@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Z_95 = 1.959964
+from components.contracts.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,6 @@ def effective_count(correct: Float[Tensor, " n"], group: Int[Tensor, " n"]) -> f
     sums = torch.zeros(int(index.max()) + 1, dtype=residual.dtype, device=residual.device)
     sums.index_add_(0, index, residual)
     return count / max(1.0, float((sums**2).sum()) / binomial)
-
-
-def wilson_interval(share: float, count: float, z: float = Z_95) -> tuple[float, float]:
-    """Score interval of a share (Wilson 1927): stays inside [0, 1] and works at 0 and 1.
-
-    9 of 10 right: centre (0.9 + 0.19207) / 1.38415 = 0.78898, half width 0.19314: [0.5958, 0.9821].
-    """
-    centre = share + z * z / (2 * count)
-    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 @dataclass(frozen=True)

@@ -28,20 +28,11 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from components.contracts.artifacts import atomic_path, read_json, write_json
 from components.contracts.errors import DataError, ModelError
-from components.contracts.settings import ComputeSettings
 
 CONSTANTS = "reward.json"
 FORMAT_VERSION = 1
 RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """Pillow's number of a filter, as image processor configs hold it, and torch's name."""
-
-
-def torch_device(compute: ComputeSettings) -> torch.device:
-    """The device that `compute` names; `auto` takes an accelerator where there is one."""
-    if compute.device != "auto":
-        return torch.device(compute.device)
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found or torch.device("cpu")
 
 
 class RewardModel(nn.Module):

@@ -32,8 +32,9 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         ModelError: the backbone cannot be used.
         GuardError: training met a number that is not finite, or ended with a constant score.
     """
+    from components.contracts.device import find_device
     from components.rewards.dataset import read_preferences
-    from components.rewards.model import RewardModel, torch_device
+    from components.rewards.model import RewardModel
     from components.rewards.train import train
 
     started = time.monotonic()
@@ -43,7 +44,7 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     model = RewardModel.from_clip(root / settings.backbone if local else settings.backbone)
     data = read_preferences(root / PREFERENCES, model.resize)
     digests = log_inputs(context, **inputs)
-    model.to(torch_device(context.compute))
+    model.to(find_device(context.compute))
 
     def report_epoch(epoch: Epoch) -> None:
         context.tracker.log_metrics(

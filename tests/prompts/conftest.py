@@ -1,31 +1,5 @@
-"""Fixtures: a project with the tiny base."""
+"""The fixtures of this room's tests."""
 
-from collections.abc import Callable
-from pathlib import Path
+from tests.support.room_fixtures import base, new_project, project
 
-import pytest
-
-from tests.support.rooms import Project
-from tests.support.tiny import tiny_base
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture
-def new_project(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Project]:
-    def make(name: str) -> Project:
-        project = Project(tmp_path / name, monkeypatch)
-        (project.root / "base").symlink_to(base)
-        return project
-
-    return make
-
-
-@pytest.fixture
-def project(new_project: Callable[[str], Project]) -> Project:
-    return new_project("project")
+__all__ = ["base", "new_project", "project"]

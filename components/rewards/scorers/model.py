@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from components.contracts.device import find_device
 from components.contracts.settings import ComputeSettings
-from components.rewards.model import RewardModel, torch_device
+from components.rewards.model import RewardModel
 
 CHUNK = 32
 """Images of one forward pass; the last pass is filled up to it."""
@@ -30,7 +31,7 @@ class ModelScorer:
         Raises:
             ModelError: the folder is missing, truncated or of another kind.
         """
-        return cls(RewardModel.load(folder).to(torch_device(compute)))
+        return cls(RewardModel.load(folder).to(find_device(compute)))
 
     @torch.no_grad()
     def score(

@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from components.contracts.errors import SettingsError
-from components.contracts.plugins import load_callable
+from components.contracts.plugins import build_plug
 from components.contracts.protocols import Scorer
 from components.rewards.scorers.settings import PythonScorerSettings
 
@@ -28,11 +28,7 @@ class PythonScorer:
             SettingsError: the path cannot be imported, the call refuses its arguments, or the
                 result cannot score.
         """
-        make = load_callable(settings.callable)
-        try:
-            scorer = make(**settings.arguments)
-        except TypeError as error:
-            raise SettingsError(f"'{settings.callable}' refuses its arguments: {error}") from None
+        scorer = build_plug(settings)
         if not callable(getattr(scorer, "score", None)):
             raise SettingsError(
                 f"'{settings.callable}' gives a {type(scorer).__name__} without a method 'score'",
