@@ -223,14 +223,24 @@ def _raise_for(stage: str, status: int, lines: list[str], log: Path) -> None:
     exited = [found for line in lines if (found := re.search(r"exited with (-?\d+)$", line))]
     if exited:
         code = int(exited[-1][1])
-        if code < 0:
-            name = signal.Signals(-code).name
-            raise StageFailed(f"{stage}: was ended by {name}; its output: {log}", 128 - code)
-        last = _own_error(stage, lines) or f"{stage}: {_last_words(lines)}; its output: {log}"
-        raise StageFailed(last, code)
+        own = _own_error(stage, lines)
+        if name := _signal_name(code):
+            own = own or f"{stage}: was ended by {name}; its output: {log}"
+            raise StageFailed(own, 128 + signal.Signals[name])
+        raise StageFailed(own or f"{stage}: {_last_words(lines)}; its output: {log}", code)
     if _is_busy(lines):
         raise RepoBusy(f"{stage}: another process works on its files; try again when it has ended")
     raise StageFailed(f"{stage}: {_dvc_error(lines) or f'dvc ended with status {status}'}", 2)
+
+
+def _signal_name(code: int) -> str:
+    """The signal behind an exit status, or "".
+
+    DVC runs a command in a shell. Where the shell becomes the command, DVC sees the signal itself
+    (-9); where it waits for the command, as dash does, it sees the shell's 128 + 9.
+    """
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else ""
 
 
 def _own_error(stage: str, lines: list[str]) -> str:

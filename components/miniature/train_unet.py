@@ -147,6 +147,8 @@ def main() -> None:
     scheduler = new_scheduler(chosen["prediction_type"])
     with training.initialised_from(chosen["seed"]):
         denoiser = Denoiser(tuple(chosen["channels"]), tokenizer)
+    # The layout in which a CPU's convolutions run natively.
+    denoiser.unet.to(memory_format=torch.channels_last)
     print(f"{sum(p.numel() for p in denoiser.parameters()) / 1e6:.2f} M parameters", flush=True)
     batch = chosen["batch_size"]
 

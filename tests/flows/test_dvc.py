@@ -50,7 +50,12 @@ def test_a_crash_is_told_by_its_last_words_and_its_log(project: Path) -> None:
     assert "Traceback" in (project / ".work/logs/prompts.log").read_text()
 
 
-def test_a_stage_that_was_killed_says_by_what(project: Path) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stage_that_was_killed_says_by_what(
+    project: Path, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DVC runs stages in the user's shell: one becomes the command, the other waits for it.
+    monkeypatch.setenv("SHELL", shell)
     behave(project, "prompts", signal=int(signal.SIGKILL))
     with pytest.raises(StageFailed, match="was ended by SIGKILL") as caught:
         run_stage(project, "prompts", ignore)
