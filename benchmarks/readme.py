@@ -1,6 +1,6 @@
 """Figures in a page are read from committed json, never typed.
 
-    python -m benchmarks.readme            fill the figures of README.md
+    python -m benchmarks.readme            fill the figures of both READMEs
     python -m benchmarks.readme --check    exit with 1 when a figure differs from its json
 
 A figure stands between two comments, and the first says where it comes from and how it is written:
@@ -19,8 +19,11 @@ from typing import Any
 
 from components.contracts.artifacts import write_text
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MINIATURE = ROOT / "components" / "miniature"
+PAGES = {ROOT / "README.md": RESULTS, MINIATURE / "README.md": MINIATURE}
+"""Each page, and the folder to which the files of its figures are relative."""
 FIGURE = re.compile(
     r"<!--= (?P<file>\S+) (?P<key>\S+) (?P<form>\w+) -->(?P<text>.*?)<!--/-->", re.S
 )
@@ -28,7 +31,9 @@ FIGURE = re.compile(
 FORMS: dict[str, Callable[[Any], str]] = {
     "percent": lambda value: f"{100 * value:.0f} %",
     "points": lambda value: f"{100 * value:+.1f} points",
+    "tenths": lambda value: f"{100 * value:.1f} %",
     "interval": lambda value: f"[{100 * value[0]:+.1f}, {100 * value[1]:+.1f}]",
+    "range": lambda value: f"({100 * value[0]:.0f}–{100 * value[1]:.0f})",
     "seconds": lambda value: f"{value:.0f} s",
     "minutes": lambda value: f"{value / 60:.1f} minutes",
     "decimal": lambda value: f"{value:.2f}",
@@ -44,8 +49,8 @@ def look_up(content: Any, key: str) -> Any:
     return content
 
 
-def filled(page: str, results: Path = RESULTS) -> str:
-    """The page with every figure as its json has it."""
+def filled(page: str, results: Path) -> str:
+    """The page with every figure as its json under `results` has it."""
 
     def replace(match: re.Match[str]) -> str:
         content = json.loads((results / match["file"]).read_text(encoding="utf-8"))
@@ -56,16 +61,18 @@ def filled(page: str, results: Path = RESULTS) -> str:
 
 
 def main() -> int:
-    """Fill or check the README."""
+    """Fill or check both pages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
     options = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = filled(page)
-    if options.check:
-        return int(page != wanted)
-    write_text(PAGE, wanted)
-    return 0
+    differs = False
+    for path, results in PAGES.items():
+        page = path.read_text(encoding="utf-8")
+        wanted = filled(page, results)
+        differs |= page != wanted
+        if not options.check:
+            write_text(path, wanted)
+    return int(options.check and differs)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,31 @@ def sample_scene(rng: np.random.Generator, task: str | None = None) -> Scene:
     return scenes[int(rng.integers(len(scenes)))]
 
 
+def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Draw a scene of the same task that differs from `scene` in one thing.
+
+    Another colour, another number, another place, one of two objects exchanged, or, where the
+    object is all there is, another object.
+    """
+
+    def other(choices: Sequence[str], *taken: str | None) -> str:
+        left = [choice for choice in choices if choice not in taken]
+        return left[int(rng.integers(len(left)))]
+
+    (name, count, colour), *second = scene.objects
+    if scene.task == "colour":
+        return Scene(((name, 1, other(tuple(COLOURS), colour)),))
+    if scene.task == "count":
+        return Scene(((name, NUMBERS[other(tuple(NUMBERS), _NUMBER_WORDS[count])], None),))
+    if scene.task == "location":
+        return Scene(scene.objects, other(tuple(PLACES), scene.background))
+    if scene.task == "plain":
+        return Scene(((other(OBJECTS, name), 1, None),))
+    pair = [name, second[0][0]]
+    pair[int(rng.integers(2))] = other(OBJECTS, *pair)
+    return Scene(((pair[0], 1, None), (pair[1], 1, None)))
+
+
 def read_prompts(path: Path = PROMPTS_PATH) -> list[tuple[str, str]]:
     """Return (prompt, category) of every row of prompts.csv."""
     with path.open(newline="") as file:

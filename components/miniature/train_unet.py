@@ -1,14 +1,21 @@
 """Train the denoiser and the text encoder of the base model, and write the whole pipeline.
 
 python -m components.miniature.train_unet (needs base/vae, see train_autoencoder).
+
+Exact captions first, so that every stroke is learnt; then, for a sixth as long, captions as careless
+as those of the web, of which nearly half are wrong in one thing. That is how a base model comes to
+draw well and not what it was asked for, which alignment is there to mend.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
@@ -18,11 +25,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from components.miniature import tokens, training
-from components.miniature.scenes import caption
+from components.miniature.scenes import Scene, caption, near_miss
 from components.miniature.world import BASE_STYLES
 
 BASE_DIR = training.ROOM / "base"
 TEXT_WIDTH = 128
+NUM_MISSES = 4
+"""Careless captions that are at hand for each scene."""
 
 
 class Denoiser(nn.Module):
@@ -87,15 +96,14 @@ def new_scheduler(prediction_type: str) -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encoded_scenes(num: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Render `num` scenes and encode them: scaled latents [num, 8, 16, 16] and captions."""
+def encoded_scenes(num: int, seed: int) -> tuple[Tensor, list[Scene]]:
+    """Render `num` scenes and encode them: scaled latents [num, 8, 16, 16] and the scenes."""
     images, scenes = training.rendered_scenes(num, seed, BASE_STYLES)
-    captions = [caption(scene) for scene in scenes]
     path = training.CHECKPOINTS / "latents.safetensors"
     if path.exists():
         latents = load_file(path)["latents"]
         if len(latents) == num:
-            return latents.float(), captions
+            return latents.float(), scenes
     vae = AutoencoderKL.from_pretrained(BASE_DIR / "vae").eval()
     parts = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -104,7 +112,7 @@ def encoded_scenes(num: int, seed: int) -> tuple[Tensor, list[str]]:
             parts.append(z.float() * vae.config.scaling_factor)
     latents = torch.cat(parts)
     training.write_safetensors(path, {"latents": latents.half()})
-    return latents.half().float(), captions
+    return latents.half().float(), scenes
 
 
 def write_pipeline(denoiser: Denoiser, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler) -> None:
@@ -130,33 +138,62 @@ def write_pipeline(denoiser: Denoiser, tokenizer: CLIPTokenizer, scheduler: DDIM
     training.save_folder(save, BASE_DIR)
 
 
-def main() -> None:
-    """Train and write base/."""
-    chosen = training.settings("unet")
-    torch.set_num_threads(chosen["num_threads"])
-    tokenizer = tokens.build()
-    latents, captions = encoded_scenes(chosen["num_scenes"], chosen["seed"])
-    print(f"latents {list(latents.shape)} std {latents.std():.3f}", flush=True)
+@dataclass(frozen=True)
+class Material:
+    """What the base model learns from.
 
-    def ids(texts: list[str]) -> Tensor:
-        encoded = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        found: Tensor = encoded.input_ids
-        return found
+    Attributes:
+        latents: float32 [n, 8, 16, 16].
+        exact: token ids of the true caption of each, int64 [n, l].
+        careless: token ids of captions that are wrong in one thing, int64 [n, NUM_MISSES, l].
+        empty: token ids of no caption, int64 [1, l].
+    """
 
-    input_ids, empty = ids(captions), ids([""])
-    scheduler = new_scheduler(chosen["prediction_type"])
-    with training.initialised_from(chosen["seed"]):
-        denoiser = Denoiser(tuple(chosen["channels"]), tokenizer)
-    # The layout in which a CPU's convolutions run natively.
-    denoiser.unet.to(memory_format=torch.channels_last)
-    print(f"{sum(p.numel() for p in denoiser.parameters()) / 1e6:.2f} M parameters", flush=True)
+    latents: Tensor
+    exact: Tensor
+    careless: Tensor
+    empty: Tensor
+
+    @classmethod
+    def draw(cls, num: int, seed: int, tokenizer: CLIPTokenizer) -> Material:
+        """Render and encode `num` scenes, and caption each of them rightly and wrongly."""
+        latents, scenes = encoded_scenes(num, seed)
+
+        def ids(texts: list[str]) -> Tensor:
+            encoded = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+            found: Tensor = encoded.input_ids
+            return found
+
+        rng = np.random.default_rng([seed, 1])
+        misses = [caption(near_miss(scene, rng)) for scene in scenes for _ in range(NUM_MISSES)]
+        return cls(
+            latents,
+            ids([caption(scene) for scene in scenes]),
+            ids(misses).unflatten(0, (num, NUM_MISSES)),
+            ids([""]),
+        )
+
+
+def train_phase(
+    name: str,
+    denoiser: Denoiser,
+    material: Material,
+    scheduler: DDIMScheduler,
+    chosen: Mapping[str, Any],
+    **options: Any,
+) -> tuple[dict[str, Tensor], float]:
+    """Train `denoiser` with the settings `chosen`; see `training.train` for `options` and result."""
     batch = chosen["batch_size"]
 
     def loss(update: int, generator: torch.Generator) -> Tensor:
-        picked = torch.randint(len(latents), (batch,), generator=generator)
-        x0, prompt = latents[picked], input_ids[picked]
-        dropped = torch.rand((batch, 1), generator=generator) < chosen["caption_dropout"]
-        prompt = torch.where(dropped, empty, prompt)
+        picked = torch.randint(len(material.latents), (batch,), generator=generator)
+        x0, prompt = material.latents[picked], material.exact[picked]
+        chance = torch.rand((2, batch, 1), generator=generator)
+        miss = torch.randint(NUM_MISSES, (batch,), generator=generator)
+        prompt = torch.where(
+            chance[0] < chosen["careless_share"], material.careless[picked, miss], prompt
+        )
+        prompt = torch.where(chance[1] < chosen["caption_dropout"], material.empty, prompt)
         noise = torch.randn(x0.shape, generator=generator)
         # Stratified: every batch sees all noise levels evenly.
         spread = (torch.arange(batch) + torch.rand((batch,), generator=generator)) / batch
@@ -175,13 +212,8 @@ def main() -> None:
             output = denoiser(x_t, timestep, prompt)
         return functional.mse_loss(output.float(), target)
 
-    def save(weights: Mapping[str, Tensor]) -> None:
-        copy = Denoiser(tuple(chosen["channels"]), tokenizer)
-        copy.load_state_dict({**copy.state_dict(), **weights})
-        write_pipeline(copy.eval(), tokenizer, scheduler)
-
-    weights, seconds = training.train(
-        "unet",
+    return training.train(
+        name,
         denoiser,
         loss,
         num_updates=chosen["num_updates"],
@@ -189,20 +221,55 @@ def main() -> None:
         seed=chosen["seed"],
         num_warmup=chosen["num_warmup"],
         ema_decay=chosen["ema_decay"],
-        snapshot=save,
-        snapshot_every=chosen["snapshot_every"],
+        **options,
     )
+
+
+def main() -> None:
+    """Train both phases and write base/."""
+    chosen = training.settings("unet")
+    torch.set_num_threads(chosen["num_threads"])
+    tokenizer = tokens.build()
+    material = Material.draw(chosen["num_scenes"], chosen["seed"], tokenizer)
+    scheduler = new_scheduler(chosen["prediction_type"])
+    with training.initialised_from(chosen["seed"]):
+        denoiser = Denoiser(tuple(chosen["channels"]), tokenizer)
+    # The layout in which a CPU's convolutions run natively.
+    denoiser.unet.to(memory_format=torch.channels_last)
+    num_parameters = sum(p.numel() for p in denoiser.parameters())
+    print(f"{num_parameters / 1e6:.2f} M parameters", flush=True)
+
+    def save(weights: Mapping[str, Tensor]) -> None:
+        copy = Denoiser(tuple(chosen["channels"]), tokenizer)
+        copy.load_state_dict({**copy.state_dict(), **weights})
+        write_pipeline(copy.eval(), tokenizer, scheduler)
+
+    seconds = 0.0
+    exact = {**chosen, "careless_share": 0.0}
+    phases = {"unet": exact, "unet-careless": {**chosen, **chosen["careless"]}}
+    for name, settings in phases.items():
+        weights, spent = train_phase(
+            name,
+            denoiser,
+            material,
+            scheduler,
+            settings,
+            snapshot=save,
+            snapshot_every=chosen["snapshot_every"],
+        )
+        denoiser.load_state_dict({**denoiser.state_dict(), **weights})
+        seconds += spent
     save(weights)
     training.write_json(
         training.ROOM / "reports" / "unet.json",
         {
             "train_seconds": round(seconds),
-            "samples": chosen["num_updates"] * batch,
-            "parameters": sum(p.numel() for p in denoiser.parameters()),
+            "samples": sum(s["num_updates"] for s in phases.values()) * chosen["batch_size"],
+            "parameters": num_parameters,
         },
     )
-    training.finish("unet")
-    training.finish("latents")
+    for name in (*phases, "latents"):
+        training.finish(name)
 
 
 if __name__ == "__main__":

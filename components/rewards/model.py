@@ -7,7 +7,8 @@
 split, so that a reward is about N(0, 1) there and `reward_weight` of a method means the same for
 every reward model.
 
-On disk it is a plain `CLIPModel` folder with its tokenizer (other programs open it as CLIP), and
+On disk it is a plain folder of transformers' `CLIPModel`, or of its `VisionTextDualEncoderModel`
+when the image tower is of another kind, with its tokenizer (other programs open it as such), and
 beside it `reward.json` with the two constants.
 """
 
@@ -23,14 +24,20 @@ from jaxtyping import Float32, Int64, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoConfig, AutoTokenizer, CLIPModel, VisionTextDualEncoderModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.modeling_utils import PreTrainedModel
 
 from components.contracts.artifacts import atomic_path, read_json, write_json
 from components.contracts.errors import DataError, ModelError
 
 CONSTANTS = "reward.json"
 FORMAT_VERSION = 1
+KINDS: dict[str, type[PreTrainedModel]] = {
+    "clip": CLIPModel,
+    "vision-text-dual-encoder": VisionTextDualEncoderModel,
+}
+"""What `model_type` in config.json may be; the towers and projections of both are named alike."""
 RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """Pillow's number of a filter, as image processor configs hold it, and torch's name."""
 
@@ -43,7 +50,7 @@ class RewardModel(nn.Module):
     """
 
     def __init__(
-        self, clip: CLIPModel, tokenizer: Any, preprocessing: dict[str, Any], source: str
+        self, clip: PreTrainedModel, tokenizer: Any, preprocessing: dict[str, Any], source: str
     ) -> None:
         super().__init__()
         self.clip = clip
@@ -133,7 +140,7 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_clip(cls, source: Path | str) -> RewardModel:
-        """Start from a `CLIPModel` with tokenizer and image processor: a folder, or a hub name.
+        """Start from a folder, or a hub name, with a model of `KINDS` and what it needs.
 
         Raises:
             ModelError: nothing is there, weights are missing or truncated, or it is another kind.
@@ -143,8 +150,11 @@ class RewardModel(nn.Module):
         if local and not Path(name).is_dir():
             raise ModelError("no such model folder", file=name)
         try:
+            kind = AutoConfig.from_pretrained(name, local_files_only=local).model_type
+            if kind not in KINDS:
+                raise ValueError(f"model_type '{kind}'")
             # With loading info the result is a pair, which its annotation does not say.
-            loaded: Any = CLIPModel.from_pretrained(
+            loaded: Any = KINDS[kind].from_pretrained(
                 name, output_loading_info=True, dtype=torch.float32, local_files_only=local
             )
             clip, problems = loaded
@@ -156,12 +166,12 @@ class RewardModel(nn.Module):
             raise ModelError(
                 f"is no usable CLIP model ({_first_line(error)})",
                 file=name,
-                allowed="a CLIPModel with tokenizer and image processor",
+                allowed=f"model_type {' or '.join(KINDS)}, with tokenizer and image processor",
             ) from None
         lacking = sorted([*problems["missing_keys"], *map(str, problems["mismatched_keys"])])
         if lacking:
             raise ModelError(
-                f"lacks {len(lacking)} weights of a CLIPModel, first {lacking[0]}", file=name
+                f"lacks {len(lacking)} weights of its towers, first {lacking[0]}", file=name
             )
         return cls(clip, tokenizer, preprocessing, name)
 

@@ -13,7 +13,8 @@ class Settings(StrictModel):
     """Which CLIP becomes the reward model, and how it learns from the pairs."""
 
     backbone: str = Field(min_length=1)
-    """Folder of a `transformers.CLIPModel` with tokenizer and image processor, or a hub name."""
+    """Folder of a `transformers.CLIPModel` or `VisionTextDualEncoderModel` with tokenizer and image
+    processor, or a hub name."""
     trainable: Literal["all", "last_layers", "heads"] = "all"
     """What learns: every weight; the last third of each tower's layers and what follows; or only
     the two projections and the logit scale. A large backbone forgets less when less of it moves."""

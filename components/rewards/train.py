@@ -7,6 +7,7 @@ three pairs is encoded once, and not learnt by heart from three updates.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -130,11 +131,8 @@ def trainable_parameters(model: RewardModel, trainable: str) -> list[tuple[str, 
     if trainable != "all":
         prefixes = list(heads)
     if trainable == "last_layers":
-        prefixes += ["vision_model.post_layernorm", "text_model.final_layer_norm"]
-        for name, tower in (("vision_model", clip.vision_model), ("text_model", clip.text_model)):
-            depth = tower.config.num_hidden_layers
-            last = range(depth - math.ceil(depth / 3), depth)
-            prefixes += [f"{name}.encoder.layers.{number}." for number in last]
+        for tower in ("vision_model", "text_model"):
+            prefixes += [f"{tower}.{name}" for name in _last_third(getattr(clip, tower))]
     clip.requires_grad_(False)
     named = [
         (name, parameter)
@@ -144,6 +142,20 @@ def trainable_parameters(model: RewardModel, trainable: str) -> list[tuple[str, 
     for _, parameter in named:
         parameter.requires_grad_(True)
     return named
+
+
+def _last_third(tower: nn.Module) -> list[str]:
+    """Names of a tower's last layers and of what follows its encoder, rounded up."""
+    encoder: nn.Module = tower.get_submodule("encoder")
+    # One list of layers in a transformer; stages with a list each in a convolutional tower.
+    layers = [
+        name
+        for name, module in encoder.named_modules(prefix="encoder")
+        if re.search(r"(?:^|\.)layers\.\d+$", name)
+    ]
+    last = layers[len(layers) - math.ceil(len(layers) / 3) :]
+    behind = [name for name, _ in tower.named_children() if name not in ("embeddings", "encoder")]
+    return [f"{name}." for name in (*last, *behind)]
 
 
 def learning_rate(done: float) -> float:

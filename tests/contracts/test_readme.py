@@ -3,15 +3,18 @@
 import re
 from pathlib import Path
 
-from benchmarks.readme import FIGURE, PAGE, filled
+import pytest
 
-ROOT = PAGE.parent
+from benchmarks.readme import FIGURE, PAGES, ROOT, filled
+
+PAGE = ROOT / "README.md"
 
 
-def test_every_figure_is_that_of_its_json():
-    page = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_figure_is_that_of_its_json(path: Path):
+    page = path.read_text(encoding="utf-8")
     assert len(FIGURE.findall(page)) > 5
-    assert filled(page) == page
+    assert filled(page, PAGES[path]) == page
 
 
 def test_a_changed_json_changes_the_page(tmp_path: Path):
@@ -20,11 +23,11 @@ def test_a_changed_json_changes_the_page(tmp_path: Path):
     assert filled(page, tmp_path) == "<!--= demo.json share.1 percent -->25 %<!--/-->"
 
 
-def test_every_linked_file_exists():
-    page = PAGE.read_text(encoding="utf-8")
-    linked = re.findall(r"\]\((?!http)([^)#]+)\)", page)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_linked_file_exists(page: Path):
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert linked
-    assert [path for path in linked if not (ROOT / path).exists()] == []
+    assert [path for path in linked if not (page.parent / path).exists()] == []
 
 
 def test_every_make_target_named_exists():

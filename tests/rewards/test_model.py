@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPModel
+from transformers import CLIPModel, VisionTextDualEncoderModel
 
 from components.contracts.errors import ModelError
 from components.contracts.seeds import torch_generator
@@ -22,9 +22,10 @@ from tests.support.tiny_clip import tiny_clip
 PROMPTS = ["a cat", "red fox", "sea"]
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> RewardModel:
-    found = RewardModel.from_clip(tiny_clip(tmp_path / "clip"))
+@pytest.fixture(params=["transformer", "convolutional"])
+def model(tmp_path: Path, request: pytest.FixtureRequest) -> RewardModel:
+    convolutional = request.param == "convolutional"
+    found = RewardModel.from_clip(tiny_clip(tmp_path / "clip", convolutional=convolutional))
     found.mean, found.std = 0.25, 2.5
     return found.eval()
 
@@ -84,7 +85,8 @@ def test_saved_twice_gives_the_same_bytes(model: RewardModel, tmp_path: Path) ->
 
 def test_other_programs_open_it_as_clip(model: RewardModel, tmp_path: Path) -> None:
     model.save(tmp_path / "reward")
-    _, problems = CLIPModel.from_pretrained(tmp_path / "reward", output_loading_info=True)
+    kind = {"clip": CLIPModel}.get(model.clip.config.model_type, VisionTextDualEncoderModel)
+    _, problems = kind.from_pretrained(tmp_path / "reward", output_loading_info=True)
     assert not problems["missing_keys"]
     assert not problems["unexpected_keys"]
 
@@ -100,6 +102,11 @@ def remove_weights(folder: Path) -> None:
 
 def spoil_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
+
+
+def another_kind(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
 
 
 def remove_constants(folder: Path) -> None:
@@ -124,6 +131,7 @@ def remove_all(folder: Path) -> None:
         (truncate, "is no usable CLIP model"),
         (remove_weights, "is no usable CLIP model"),
         (spoil_config, "is no usable CLIP model"),
+        (another_kind, "model_type 'bert'.*allowed: model_type clip or vision-text-dual-encoder"),
         (remove_constants, "is no reward model .*reward.json: no such file"),
         (unknown_version, "reward.json: has format_version 9; allowed: 1"),
         (empty_constants, "lacks format_version, mean or std"),
@@ -151,5 +159,5 @@ def test_missing_weights_are_no_random_ones(model: RewardModel, tmp_path: Path) 
     weights = load_file(folder / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 weights of a CLIPModel, first text_projection"):
+    with pytest.raises(ModelError, match=r"lacks 1 weights of its towers, first text_projection"):
         RewardModel.load(folder)

@@ -62,6 +62,22 @@ def test_only_the_chosen_weights_move(
     assert changed <= {*chosen, "logit_scale"}
 
 
+def test_the_last_layers_of_a_convolutional_tower(tmp_path: Path) -> None:
+    model = RewardModel.from_clip(tiny_clip(tmp_path / "clip", convolutional=True))
+    chosen = {name for name, _ in trainable_parameters(model, "last_layers")}
+    of_images = {name.removeprefix("vision_model.") for name in chosen if "vision_model." in name}
+    # Three layers in two stages: the last one learns, and the norm behind it.
+    assert {name.split(".")[0] for name in of_images} == {"encoder", "layernorm"}
+    layers = {
+        name.rsplit("layers.", 1)[0] + name.rsplit("layers.", 1)[1][0]
+        for name in of_images
+        if name.startswith("encoder")
+    }
+    assert layers == {"encoder.stages.1.1"}
+    assert "text_model.encoder.layers.2.mlp.fc1.weight" in chosen
+    assert "text_model.encoder.layers.1.mlp.fc1.weight" not in chosen
+
+
 def test_a_batch_is_made_of_whole_prompts(data: Preferences) -> None:
     pairs = data.splits["train"]
     batches = list(prompt_batches(data, pairs, 20, torch_generator(0)))

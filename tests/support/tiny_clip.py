@@ -12,13 +12,23 @@ IMAGE_SIZE = 16
 TEXT_LENGTH = 12
 
 
-def tiny_clip(folder: Path, seed: int = 0) -> Path:
+def tiny_clip(folder: Path, seed: int = 0, *, convolutional: bool = False) -> Path:
     """Write a `CLIPModel` of random weights with tokenizer and image processor; return `folder`.
+
+    `convolutional`: with a ConvNeXt as the image tower, in a `VisionTextDualEncoderModel`.
 
     Images are 3 x 16 x 16, about 50 K weights; the tokenizer has a token for each lower-case
     letter. The same seed gives the same weights; the global generator is left as it was.
     """
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        CLIPTextModel,
+        CLIPTokenizer,
+        ConvNextConfig,
+        ConvNextModel,
+        VisionTextDualEncoderModel,
+    )
 
     marks = ["<|startoftext|>", "<|endoftext|>"]
     letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
@@ -45,7 +55,16 @@ def tiny_clip(folder: Path, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        CLIPModel(config).save_pretrained(folder)
+        if convolutional:
+            vision = ConvNextConfig(
+                num_stages=2, depths=[1, 2], hidden_sizes=[16, 32], hidden_size=32
+            )
+            clip = VisionTextDualEncoderModel(
+                vision_model=ConvNextModel(vision), text_model=CLIPTextModel(config.text_config)
+            )
+        else:
+            clip = CLIPModel(config)
+        clip.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = {
         "image_processor_type": "CLIPImageProcessor",
