@@ -52,7 +52,7 @@ def draw(
     prompts: Sequence[str],
     seed: int,
     *,
-    num_steps: int = 10,
+    num_steps: int = 5,
     guidance_scale: float = 1.0,
     eta: float = 1.0,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def measure_base(num_per_task: int = 100) -> dict[str, object]:
     listed = listed_prompts()
     report: dict[str, object] = {"judge_error_rate": judge.error_rate}
     ways = {
-        "unguided_10_steps_eta_1": {"num_steps": 10, "guidance_scale": 1.0, "eta": 1.0},
+        "unguided_5_steps_eta_1": {"num_steps": 5, "guidance_scale": 1.0, "eta": 1.0},
         "guided_3_20_steps_eta_1": {"num_steps": 20, "guidance_scale": 3.0, "eta": 1.0},
     }
     for way, options in ways.items():

@@ -2,9 +2,9 @@
 
 python -m components.miniature.train_unet (needs base/vae, see train_autoencoder).
 
-Exact captions first, so that every stroke is learnt; then, for a sixth as long, captions as careless
-as those of the web, of which nearly half are wrong in one thing. That is how a base model comes to
-draw well and not what it was asked for, which alignment is there to mend.
+Exact captions first, so that every stroke is learnt; then, for a sixth as long, captions as
+careless as those of the web, of which nearly half are wrong in one thing. That is how a base model
+comes to draw well and not what it was asked for, which alignment is there to mend.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 
 def new_scheduler(prediction_type: str) -> DDIMScheduler:
-    """Return Stable Diffusion's noise schedule.
+    """Return Stable Diffusion's noise schedule, made fit for a handful of steps.
 
     Spaced "trailing": the first step is the noisiest one of the training, where the start from
-    pure noise is least of a lie, which matters with ten steps.
+    pure noise is least of a lie. The last step lands on the predicted picture itself
+    (`set_alpha_to_one`): a last bit of noise, with a standard deviation of 0.03, would outweigh in
+    the likelihood of a trajectory all the steps that decide what is drawn.
     """
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -88,7 +90,7 @@ def new_scheduler(prediction_type: str) -> DDIMScheduler:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        set_alpha_to_one=False,
+        set_alpha_to_one=True,
         steps_offset=1,  # as in Stable Diffusion; "trailing" does not read it
         prediction_type=prediction_type,
         timestep_spacing="trailing",
@@ -182,7 +184,7 @@ def train_phase(
     chosen: Mapping[str, Any],
     **options: Any,
 ) -> tuple[dict[str, Tensor], float]:
-    """Train `denoiser` with the settings `chosen`; see `training.train` for `options` and result."""
+    """Train `denoiser` as `chosen` says; for `options` and the result see `training.train`."""
     batch = chosen["batch_size"]
 
     def loss(update: int, generator: torch.Generator) -> Tensor:

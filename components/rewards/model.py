@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, CLIPModel, VisionTextDualEncoderModel
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.modeling_utils import PreTrainedModel
 
 from components.contracts.artifacts import atomic_path, read_json, write_json
 from components.contracts.errors import DataError, ModelError
 
 CONSTANTS = "reward.json"
 FORMAT_VERSION = 1
-KINDS: dict[str, type[PreTrainedModel]] = {
+Clip = CLIPModel | VisionTextDualEncoderModel
+KINDS: dict[str, type[Clip]] = {
     "clip": CLIPModel,
     "vision-text-dual-encoder": VisionTextDualEncoderModel,
 }
@@ -50,7 +50,7 @@ class RewardModel(nn.Module):
     """
 
     def __init__(
-        self, clip: PreTrainedModel, tokenizer: Any, preprocessing: dict[str, Any], source: str
+        self, clip: Clip, tokenizer: Any, preprocessing: dict[str, Any], source: str
     ) -> None:
         super().__init__()
         self.clip = clip
