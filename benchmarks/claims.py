@@ -86,8 +86,8 @@ def main() -> int:
     parser.add_argument("--profile", default="full")
     options = parser.parse_args()
     runs: list[dict[str, Any]] = []
-    for seed in options.seeds:
-        for method in options.methods:
+    for method in options.methods:
+        for seed in options.seeds:
             runs.append(run(seed, method, options.profile))
             write_json(
                 RESULTS,
