@@ -18,11 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from components.contracts.artifacts import read_json, write_json
 from components.contracts.stage import git_revision
-from flows.profiles import apply_profile
+from flows.profiles import apply_profile, params_yaml
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "claims.json"
@@ -64,7 +62,7 @@ def supervised_like(dpok: dict[str, Any], rounds: int) -> dict[str, Any]:
 
 
 def _set(path: Path, seed: int, method: str) -> None:
-    yaml = YAML(typ="rt")
+    yaml = params_yaml()
     params = yaml.load(path.read_text(encoding="utf-8"))
     params["seed"] = seed
     if method == "supervised":

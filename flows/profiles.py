@@ -38,11 +38,11 @@ def apply_profile(root: Path, name: str) -> list[str]:
         raise SettingsError(f"no profile '{name}'", allowed=", ".join(names))
     source, target = root / "profiles" / f"{name}.yaml", root / "params.yaml"
     read_params(target)  # for its errors; this one also keeps quotes
-    params = _yaml().load(target.read_text(encoding="utf-8"))
+    params = params_yaml().load(target.read_text(encoding="utf-8"))
     changed = _overlay(params, read_params(source), source, ())
     if changed:
         text = io.StringIO()
-        _yaml().dump(params, text)
+        params_yaml().dump(params, text)
         _check_text(root, text.getvalue())
         write_text(target, text.getvalue())
     return changed
@@ -83,7 +83,8 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), _Representer.represent_none)
 
 
-def _yaml() -> YAML:
+def params_yaml() -> YAML:
+    """A reader and writer that leaves comments, quotes and layout of `params.yaml` as they are."""
     yaml = YAML(typ="rt")
     yaml.Representer = _Representer
     yaml.preserve_quotes = True

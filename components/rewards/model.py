@@ -15,7 +15,8 @@ beside it `reward.json` with the two constants.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, CLIPModel, VisionTextDualEncoderModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
 
 from components.contracts.artifacts import atomic_path, read_json, write_json
 from components.contracts.errors import DataError, ModelError
@@ -154,9 +156,10 @@ class RewardModel(nn.Module):
             if kind not in KINDS:
                 raise ValueError(f"model_type '{kind}'")
             # With loading info the result is a pair, which its annotation does not say.
-            loaded: Any = KINDS[kind].from_pretrained(
-                name, output_loading_info=True, dtype=torch.float32, local_files_only=local
-            )
+            with _without_bars():
+                loaded: Any = KINDS[kind].from_pretrained(
+                    name, output_loading_info=True, dtype=torch.float32, local_files_only=local
+                )
             clip, problems = loaded
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
             preprocessing, _ = ImageProcessingMixin.get_image_processor_dict(
@@ -200,7 +203,7 @@ class RewardModel(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the whole folder or nothing; equal models give equal bytes."""
-        with atomic_path(folder) as temporary:
+        with atomic_path(folder) as temporary, _without_bars():
             self.clip.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
             write_json(temporary / "preprocessor_config.json", self.preprocessing)
@@ -208,6 +211,18 @@ class RewardModel(nn.Module):
                 temporary / CONSTANTS,
                 {"format_version": FORMAT_VERSION, "mean": self.mean, "std": self.std},
             )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bars of the library while it reads or writes a folder: it takes no time worth one."""
+    active = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if active:
+            logging.enable_progress_bar()
 
 
 def _edge(size: Any) -> int:
