@@ -13,6 +13,7 @@ from components.miniature.scenes import (
     Scene,
     all_scenes,
     caption,
+    near_miss,
     parse_prompt,
     read_prompts,
     recolour,
@@ -135,3 +136,23 @@ def test_every_style_but_one_is_complete_and_attributed() -> None:
         row = next(line for line in lines if line.startswith(f"| {style} |"))
         assert any(name in row for name in ("Apache-2.0", "CC-BY-4.0", "MIT"))
         assert "SA" not in row
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_near_miss_differs_in_one_thing(task: str) -> None:
+    rng = np.random.default_rng(3)
+    seen = set()
+    for scene in all_scenes(task)[::7]:
+        miss = near_miss(scene, rng)
+        seen.add(miss)
+        assert miss != scene and miss.task == task
+        assert miss in all_scenes(task), "not a scene that has a caption"
+        words, wrong = caption(scene).split(), caption(miss).split()
+        if task == "location":
+            assert miss.objects == scene.objects
+        elif task == "composition":
+            names = {name for name, _, _ in scene.objects}
+            assert len(names & {name for name, _, _ in miss.objects}) == 1
+        elif task in ("colour", "count"):
+            assert words[-1] == wrong[-1], "the object stays"
+    assert len(seen) > 1
