@@ -30,7 +30,8 @@ COLUMNS = (
     "judge",
     "validation_reward",
 )
-"""`judge` and `validation_reward` stand in the first row of a round where the monitor looked."""
+"""`judge` and `validation_reward` stand in the first row of a round where the monitor looked, and
+alone in a last row for the look after the last update."""
 
 Row = Mapping[str, float]
 

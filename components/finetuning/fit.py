@@ -74,7 +74,7 @@ def fit(state: RunState, schedule: Schedule, around: Surroundings) -> None:
         # What the adapter that the run fell back to looks like, for the report.
         history.looks.append({"round": history.rounds, **around.look()})
     else:
-        _look(state, around)
+        _look_at_the_end(state, around)
 
 
 def _look(state: RunState, around: Surroundings) -> Row:
@@ -82,6 +82,24 @@ def _look(state: RunState, around: Surroundings) -> Row:
     state.history.looks.append({"round": state.history.rounds, **seen})
     _check_drift(state, state.monitor_tripwire, seen)
     return seen
+
+
+def _look_at_the_end(state: RunState, around: Surroundings) -> None:
+    """The last look follows the last update: in the curves it has a row of its own."""
+    seen, history = _look(state, around), state.history
+    row = {
+        "update": history.updates + 1,
+        "round": history.rounds + 1,
+        "images": history.images,
+        **_of_the_look(seen),
+    }
+    history.rows.append(row)
+    around.on_row(row)
+
+
+def _of_the_look(seen: Row) -> dict[str, float]:
+    """What the curves tell of a look; its drift figures would mix with those of the round."""
+    return {name: seen[name] for name in ("judge", "validation_reward") if name in seen}
 
 
 def _check_drift(state: RunState, tripwire: Tripwire, figures: Mapping[str, float]) -> None:
@@ -106,7 +124,7 @@ def _train(
     """The updates of one round, and a row of the curves for each."""
     history = state.history
     generator = around.generator("updates", history.rounds)
-    looked = {name: seen[name] for name in ("judge", "validation_reward") if name in seen}
+    looked = _of_the_look(seen)
     # Set before the first step: from here on SIGTERM waits for the round's end.
     around.interruption.unsaved = True
     for batches in collected.updates:

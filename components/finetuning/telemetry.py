@@ -31,9 +31,9 @@ class Telemetry:
         if row["round"] != self._round:
             now = time.monotonic()
             memory = psutil.Process().memory_info().rss / 2**20
-            self._speed = {"memory_mib": memory}
-            if self._round:
-                drawn = row["images"] - self._images
+            self._speed["memory_mib"] = memory
+            # No speed where nothing was drawn: images that were drawn once, or the last look.
+            if self._round and (drawn := row["images"] - self._images):
                 self._speed["images_per_second"] = drawn / (now - self._started)
             self._started = now
         self.log_row(row)

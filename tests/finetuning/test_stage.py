@@ -45,13 +45,15 @@ def test_a_run_of_dpok(project, base):
     with (context.root / "reports/curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert [row["update"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
-    assert [row["round"] for row in rows] == ["1", "1", "2", "2", "3", "3"]
-    assert [row["images"] for row in rows] == ["4", "4", "8", "8", "12", "12"]
-    # The monitor looks before rounds 1 and 3; elsewhere nothing is measured.
-    assert [bool(row["judge"]) for row in rows] == [True, False, False, False, True, False]
+    assert [row["update"] for row in rows] == ["1", "2", "3", "4", "5", "6", "7"]
+    assert [row["round"] for row in rows] == ["1", "1", "2", "2", "3", "3", "4"]
+    assert [row["images"] for row in rows] == ["4", "4", "8", "8", "12", "12", "12"]
+    # The monitor looks before rounds 1 and 3 and after the last update.
+    assert [bool(row["judge"]) for row in rows] == [True, False, False, False, True, False, True]
     assert (rows[0]["ratio_deviation_max"], rows[0]["kl"]) == ("0", "0")
-    assert all(row["reward"] and row["value_loss"] and row["diversity"] for row in rows)
+    *updates, last = rows
+    assert all(row["reward"] and row["value_loss"] and row["diversity"] for row in updates)
+    assert not (last["reward"] or last["loss"] or last["diversity"]) and last["validation_reward"]
 
     report = json.loads((context.root / "reports/finetuning.json").read_text())
     assert report == {"method": "dpok", "stopped_by": None, **metrics}
@@ -63,8 +65,8 @@ def test_a_run_of_dpok(project, base):
     assert (context.work / "manifest.json").is_file()
 
     steps = [step for step, _ in recorder.rows]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    assert "images_per_second" in recorder.rows[-1][1]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    assert recorder.rows[-1][1]["images_per_second"] > 0
     assert recorder.inputs == ["train", "validation"]
     assert {"curves.csv", "finetuning.json", "lora"} <= set(recorder.artifacts)
 
