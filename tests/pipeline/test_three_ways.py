@@ -21,6 +21,7 @@ preferences: {prompts_per_category: 2, held_out_prompts_per_category: 2, samples
 rewards: {epochs: 1}
 finetuning:
   rounds: 1
+  monitor: {prompts_per_category: 1, samples_per_prompt: 2}
   method: {prompts_per_round: 5, group_size: 4, updates_per_round: 1, transitions_per_update: 32}
 evaluation: {prompts_per_category: 2, samples_per_prompt: 2}
 registry:
