@@ -224,23 +224,23 @@ def _raise_for(stage: str, status: int, lines: list[str], log: Path) -> None:
     if exited:
         code = int(exited[-1][1])
         own = _own_error(stage, lines)
-        if name := _signal_name(code):
-            own = own or f"{stage}: was ended by {name}; its output: {log}"
-            raise StageFailed(own, 128 + signal.Signals[name])
+        if ended_by := _signal_of(code):
+            own = own or f"{stage}: was ended by {ended_by.name}; its output: {log}"
+            raise StageFailed(own, 128 + ended_by)
         raise StageFailed(own or f"{stage}: {_last_words(lines)}; its output: {log}", code)
     if _is_busy(lines):
         raise RepoBusy(f"{stage}: another process works on its files; try again when it has ended")
     raise StageFailed(f"{stage}: {_dvc_error(lines) or f'dvc ended with status {status}'}", 2)
 
 
-def _signal_name(code: int) -> str:
-    """The signal behind an exit status, or "".
+def _signal_of(code: int) -> signal.Signals | None:
+    """The signal behind an exit status.
 
     DVC runs a command in a shell. Where the shell becomes the command, DVC sees the signal itself
     (-9); where it waits for the command, as dash does, it sees the shell's 128 + 9.
     """
     number = -code if code < 0 else code - 128
-    return signal.Signals(number).name if number in set(signal.Signals) else ""
+    return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def _own_error(stage: str, lines: list[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from components.contracts.settings import STAGES
 from flows.profiles import apply_profile
-from tests.support.project import SOURCE
+from tests.support.project import SOURCE, command_environment, commit_all
 
 SMALL = """
 preferences: {prompts_per_category: 2, held_out_prompts_per_category: 2, samples_per_prompt: 4,
@@ -42,22 +42,27 @@ def checkout(folder: Path) -> Path:
         if name and name != "dvc.lock" and (SOURCE / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(SOURCE / name, folder / name)
-    (folder / "profiles" / "small.yaml").write_text(SMALL)
-    assert apply_profile(folder, "small")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+    apply(folder, SMALL)
+    commit_all(folder)
     return folder
+
+
+def apply(folder: Path, settings: str) -> None:
+    """Write other values into `params.yaml`."""
+    (folder / "profiles" / "test.yaml").write_text(settings)
+    assert apply_profile(folder, "test")
 
 
 def call(folder: Path, *command: str) -> str:
     """Run `python -m ...` in `folder` and return all that it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     ended = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
-        env={**kept, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"},
+        env=command_environment(
+            PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            PYTHONPATH=str(folder),
+            KONOMI_TRACKING="on",
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -94,10 +99,6 @@ def test_three_ways_give_the_same_bytes(tmp_path: Path) -> None:
     assert (by_flow / "dvc.lock").read_bytes() == (by_dvc / "dvc.lock").read_bytes()
     assert "up to date" in call(by_flow, "dvc", "repro")
 
-    params = by_dvc / "params.yaml"
-    block = params.read_text().partition("\nevaluation:")
-    params.write_text(
-        block[0] + block[1] + block[2].replace("samples_per_prompt: 2", "samples_per_prompt: 3", 1)
-    )
+    apply(by_dvc, "evaluation: {samples_per_prompt: 3}")
     told = call(by_dvc, "dvc", "repro")
     assert re.findall(r"Running stage '(\w+)'", told) == ["evaluation", "registry"]

@@ -74,10 +74,15 @@ def make_project(folder: Path) -> Path:
             f"    params: [seed]\n    outs: [data/{stage}]\n"
         )
     (folder / "dvc.yaml").write_text("stages:\n" + "".join(stages))
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+    commit_all(folder)
     return folder
+
+
+def commit_all(folder: Path) -> None:
+    """Make `folder` a git repository whose only commit holds all of it."""
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
 
 
 def behave(project: Path, stage: str, **told: object) -> None:
