@@ -97,15 +97,18 @@ def new_scheduler(prediction_type: str) -> DDIMScheduler:
     )
 
 
+def latents_name(num: int, seed: int) -> str:
+    """Return the restart file's name of the latents of `num` scenes drawn from `seed`."""
+    return f"latents-{seed}-{num}"
+
+
 @torch.no_grad()
 def encoded_scenes(num: int, seed: int) -> tuple[Tensor, list[Scene]]:
     """Render `num` scenes and encode them: scaled latents [num, 8, 16, 16] and the scenes."""
     images, scenes = training.rendered_scenes(num, seed, BASE_STYLES)
-    path = training.CHECKPOINTS / "latents.safetensors"
+    path = training.CHECKPOINTS / f"{latents_name(num, seed)}.safetensors"
     if path.exists():
-        latents = load_file(path)["latents"]
-        if len(latents) == num:
-            return latents.float(), scenes
+        return load_file(path)["latents"].float(), scenes
     vae = AutoencoderKL.from_pretrained(BASE_DIR / "vae").eval()
     parts = []
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -270,7 +273,7 @@ def main() -> None:
             "parameters": num_parameters,
         },
     )
-    for name in (*phases, "latents"):
+    for name in (*phases, latents_name(chosen["num_scenes"], chosen["seed"])):
         training.finish(name)
 
 

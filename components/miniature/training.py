@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,7 +217,8 @@ def write_safetensors(
 ) -> None:
     """Write tensors to `path` as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    # Two trainings may want the same latents at once: each has a part of its own.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     save_file(dict(tensors), temporary, metadata={"format": "pt", **(metadata or {})})
     temporary.replace(path)
 
