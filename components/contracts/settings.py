@@ -13,7 +13,7 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -49,8 +49,12 @@ class BaseSettings(StrictModel):
     """Denoising steps of the sampler."""
     eta: float = Field(default=1.0, ge=0.0, le=1.0)
     """Stochasticity of DDIM: 0 is deterministic, 1 is ancestral sampling (DDPM)."""
+    noise_level: float = Field(default=0.7, ge=0.0, le=10.0)
+    """Noise of a flow model's SDE, which has no eta: 0 is the ODE, Flow-GRPO takes 0.7."""
+    flow_sde: Literal["flow_grpo", "dance", "cps"] = "flow_grpo"
+    """How a flow model's noise is put in: see components/diffusion/flow_sampler.py."""
     guidance_scale: float = Field(default=1.0, ge=1.0, le=50.0)
-    """Classifier-free guidance weight; 1 is off."""
+    """Classifier-free guidance weight, 1 is off; a consistency model is told it instead."""
     batch_size: int = Field(default=32, ge=1, le=4096)
     """Images denoised together."""
 
@@ -115,7 +119,15 @@ def load_block(path: Path, name: str, model: type[Model]) -> Model:
     _refuse_unknown_blocks(content, path)
     if name not in content:
         raise SettingsError(f"block '{name}' is missing", file=path)
-    return _validate(model, content[name], path, content, (name,))
+    settings = _validate(model, content[name], path, content, (name,))
+    # A room may refuse a combination of its own block with the shared ones.
+    check_with = getattr(settings, "check_with", None)
+    if check_with is not None:
+        try:
+            check_with(load_run(path))
+        except SettingsError as error:
+            raise SettingsError(str(error), file=path, place=_line(content, (name,))) from None
+    return settings
 
 
 def settings_model(stage: str) -> type[StrictModel]:

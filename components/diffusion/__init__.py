@@ -6,16 +6,20 @@ diffusers' layout and reads and writes LoRA folders; it knows no stage.
 
 from components.contracts.device import find_device
 from components.diffusion.conditioning import Conditioning
+from components.diffusion.flow_sampler import FlowSampler
 from components.diffusion.loading import load_policy
+from components.diffusion.noise import NoiseLevel, NoiseSchedule
 from components.diffusion.policy import Adapter, Policy
 from components.diffusion.rollout import Trajectories, rollout, sample_images
-from components.diffusion.samplers import DDIMSampler, LatentGaussian, NoiseSchedule, Sampler
+from components.diffusion.samplers import DDIMSampler, LatentGaussian, Sampler
 
 __all__ = [
     "Adapter",
     "Conditioning",
     "DDIMSampler",
+    "FlowSampler",
     "LatentGaussian",
+    "NoiseLevel",
     "NoiseSchedule",
     "Policy",
     "Sampler",

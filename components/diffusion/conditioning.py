@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,14 +21,15 @@ class Conditioning:
     unconditional: Float[Tensor, "l d"] | None
     """Text states of the empty prompt; None when guidance is off, which then costs nothing."""
     guidance_scale: float
+    pooled: Float[Tensor, "u p"] | None = None
+    """One vector of each unique prompt, for the families that are told one (SD3)."""
+    unconditional_pooled: Float[Tensor, " p"] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_of_row)
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Conditioning:
-        return Conditioning(
-            self.states, self.prompt_of_row[rows], self.unconditional, self.guidance_scale
-        )
+        return replace(self, prompt_of_row=self.prompt_of_row[rows])
 
     @property
     def prompt_states(self) -> Float[Tensor, "b l d"]:
@@ -36,50 +37,130 @@ class Conditioning:
         return self.states[self.prompt_of_row]
 
 
-class PromptEncoder:
-    """Turns text into states as Stable Diffusion does: padded to the tokenizer's full length."""
+class TextEncoders(Protocol):
+    """The frozen part of a family that reads prompts."""
 
-    def __init__(
-        self, tokenizer: Any, text_encoder: torch.nn.Module, guidance_scale: float, batch_size: int
-    ) -> None:
+    @property
+    def modules(self) -> Sequence[torch.nn.Module]:
+        """The networks, for the digest of the base."""
+        ...
+
+    def __call__(
+        self, texts: Sequence[str], batch_size: int
+    ) -> tuple[Float[Tensor, "n l d"], Float[Tensor, "n p"] | None]:
+        """States of each text, and its pooled vector where the network is told one."""
+        ...
+
+
+class PromptEncoder:
+    """Turns text into what a network is conditioned on."""
+
+    def __init__(self, encoders: TextEncoders, guidance_scale: float, batch_size: int) -> None:
         """Args:
-        tokenizer: of transformers, with its `model_max_length`; longer prompts are cut there.
-        text_encoder: frozen, its first output are the states [b l d].
+        encoders: of the family.
         guidance_scale: classifier-free guidance weight (2207.12598); 1 is off.
         batch_size: texts that are encoded together, always.
         """
-        self._tokenizer, self.text_encoder = tokenizer, text_encoder
+        self.encoders = encoders
         self._guidance_scale, self._batch_size = guidance_scale, batch_size
 
+    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode each unique prompt once; rows follow the order of `prompts`."""
         unique = list(dict.fromkeys(prompts))
         guided = self._guidance_scale != 1.0
-        states = self._states([*unique, ""] if guided else unique)
+        states, pooled = self.encoders([*unique, ""] if guided else unique, self._batch_size)
         position = {prompt: index for index, prompt in enumerate(unique)}
         rows = torch.tensor([position[prompt] for prompt in prompts], device=states.device)
         return Conditioning(
-            states[: len(unique)], rows, states[-1] if guided else None, self._guidance_scale
+            states[: len(unique)],
+            rows,
+            states[-1] if guided else None,
+            self._guidance_scale,
+            None if pooled is None else pooled[: len(unique)],
+            pooled[-1] if guided and pooled is not None else None,
         )
 
-    @torch.no_grad()
-    def _states(self, texts: Sequence[str]) -> Float[Tensor, "u l d"]:
-        tokens = self._tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        device = next(self.text_encoder.parameters()).device
-        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+
+class ClipText:
+    """Stable Diffusion's text encoder: padded to the tokenizer's full length."""
+
+    def __init__(self, tokenizer: Any, text_encoder: torch.nn.Module) -> None:
+        """Args:
+        tokenizer: of transformers, with its `model_max_length`; longer prompts are cut there.
+        text_encoder: frozen, its first output are the states [b l d].
+        """
+        self._tokenizer, self._text_encoder = tokenizer, text_encoder
+        self.modules: Sequence[torch.nn.Module] = (text_encoder,)
+
+    def __call__(self, texts: Sequence[str], batch_size: int) -> tuple[Tensor, None]:
+        """States of each text; nothing pooled."""
+        tokens = _tokens(self._tokenizer, texts)
+        masked = getattr(self._text_encoder.config, "use_attention_mask", False)
 
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
-            states: Tensor = self.text_encoder(ids, attention_mask=mask if masked else None)[0]
+            states: Tensor = self._text_encoder(ids, attention_mask=mask if masked else None)[0]
             return states
 
+        device = next(self._text_encoder.parameters()).device
         ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
-        return in_chunks(encode, self._batch_size, ids, mask)
+        return in_chunks(encode, batch_size, ids, mask), None
+
+
+class StableDiffusion3Text:
+    """SD3's text (2403.03206): the last states but one of two CLIP encoders side by side, zeros
+    behind them where T5 would stand, and both pooled projections.
+
+    SD3 was trained to do without T5. Diffusers draws the same image when its pipeline is called
+    with `max_sequence_length` equal to the tokenizer's length.
+    """
+
+    def __init__(
+        self, tokenizers: Sequence[Any], text_encoders: Sequence[torch.nn.Module], width: int
+    ) -> None:
+        """Args:
+        tokenizers, text_encoders: the two of each; the encoders project (`text_embeds`).
+        width: of the states that the network attends to (`joint_attention_dim`).
+        """
+        self._tokenizers, self._width = tokenizers, width
+        self.modules: Sequence[torch.nn.Module] = tuple(text_encoders)
+
+    def __call__(self, texts: Sequence[str], batch_size: int) -> tuple[Tensor, Tensor]:
+        """States [n 2l width] and pooled vectors of each text."""
+        found = [
+            self._encode(tokenizer, encoder, texts, batch_size)
+            for tokenizer, encoder in zip(self._tokenizers, self.modules, strict=True)
+        ]
+        states = torch.cat([states for states, _ in found], dim=-1)
+        states = torch.nn.functional.pad(states, (0, self._width - states.shape[-1]))
+        states = torch.cat([states, torch.zeros_like(states)], dim=1)
+        return states, torch.cat([pooled for _, pooled in found], dim=-1)
+
+    def _encode(
+        self, tokenizer: Any, encoder: torch.nn.Module, texts: Sequence[str], batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        ids = _tokens(tokenizer, texts).input_ids.to(next(encoder.parameters()).device)
+
+        def encode(ids: Tensor) -> Tensor:
+            output = encoder(ids, output_hidden_states=True)
+            # One tensor for both: the pooled vector stands behind the states of its row.
+            states: Tensor = output.hidden_states[-2]
+            return torch.cat([states.flatten(1), output.text_embeds], dim=1)
+
+        rows = in_chunks(encode, batch_size, ids)
+        width = encoder.config.hidden_size  # type: ignore[union-attr]
+        split = ids.shape[1] * int(width)  # type: ignore[arg-type]
+        return rows[:, :split].unflatten(1, (ids.shape[1], -1)), rows[:, split:]
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> Any:
+    return tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
 
 
 def in_chunks(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:

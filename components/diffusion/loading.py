@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,45 @@ from components.contracts.artifacts import read_json
 from components.contracts.device import find_device
 from components.contracts.errors import DataError, ModelError
 from components.contracts.settings import BaseSettings, ComputeSettings
-from components.diffusion.conditioning import PromptEncoder
+from components.diffusion.conditioning import (
+    ClipText,
+    PromptEncoder,
+    StableDiffusion3Text,
+    TextEncoders,
+)
+from components.diffusion.flow_sampler import FlowSampler
+from components.diffusion.networks import (
+    ATTENTION,
+    JOINT_ATTENTION,
+    Network,
+    guidance_embedding,
+)
+from components.diffusion.noise import NoiseSchedule
 from components.diffusion.policy import Policy
-from components.diffusion.samplers import DDIMSampler, NoiseSchedule
-
-PIPELINE = "StableDiffusionPipeline"
+from components.diffusion.samplers import DDIMSampler, Sampler
 
 
 def load_policy(
     base: BaseSettings, compute: ComputeSettings, *, lora: Path | None = None
 ) -> Policy:
-    """Open a Stable-Diffusion-shaped pipeline in fp32, with a saved LoRA as its adapter if named.
+    """Open a pipeline of a known family in fp32, with a saved LoRA as its adapter if named.
 
     Nothing is downloaded: a hub name must be in the local cache. Sets torch's number of threads, on
     which the last bits of results on the CPU depend.
 
     Raises:
         ModelError: the folder or a part of it is missing, truncated or of another kind.
+        SettingsError: a sampler that cannot be, for example more steps than the schedule has.
     """
     torch.set_num_threads(compute.threads)
     folder, device = find_model(base.path), find_device(compute)
     with _quiet():
-        unet, vae, text_encoder, tokenizer, schedule = _load_parts(folder, device)
+        parts = _LOADERS[_family(folder)](folder, base, device)
     policy = Policy(
-        unet=unet,
-        vae=vae,
-        encoder=PromptEncoder(tokenizer, text_encoder, base.guidance_scale, base.batch_size),
-        sampler=DDIMSampler(schedule, base.num_steps, base.eta),
+        network=parts.network,
+        vae=parts.vae,
+        encoder=PromptEncoder(parts.text, parts.guidance_scale, base.batch_size),
+        sampler=parts.sampler,
         batch_size=base.batch_size,
         device=device,
     )
@@ -72,23 +85,102 @@ def find_model(path: str) -> Path:
         ) from None
 
 
-def _load_parts(folder: Path, device: torch.device) -> tuple[Any, Any, Any, Any, NoiseSchedule]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+@dataclass(frozen=True)
+class _Parts:
+    """A family's pieces, ready for a policy."""
 
+    network: Network
+    vae: torch.nn.Module
+    text: TextEncoders
+    sampler: Sampler
+    guidance_scale: float
+    """Of classifier-free guidance: 1 where the network is told the weight instead."""
+
+
+def _family(folder: Path) -> str:
+    """The class of pipeline that the folder was written for."""
     try:
         index = read_json(folder / "model_index.json")
     except DataError as error:
         raise ModelError(str(error), allowed="a folder in diffusers' layout") from None
     kind = index.get("_class_name") if isinstance(index, dict) else None
-    if kind != PIPELINE:
-        raise ModelError(f"is a {kind}", file=folder / "model_index.json", allowed=PIPELINE)
-    text_encoder = _load(CLIPTextModel, folder / "text_encoder", device)
-    text_encoder.requires_grad_(False).eval()
-    tokenizer = _from_pretrained(CLIPTokenizer, folder / "tokenizer")
+    if kind not in _LOADERS:
+        raise ModelError(
+            f"is a {kind}", file=folder / "model_index.json", allowed=", ".join(_LOADERS)
+        )
+    return str(kind)
+
+
+def _load_stable_diffusion(folder: Path, base: BaseSettings, device: torch.device) -> _Parts:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    text = _clip_text(folder, device)
     vae = _load(AutoencoderKL, folder / "vae", device)
     unet = _load(UNet2DConditionModel, folder / "unet", device)
-    return unet, vae, text_encoder, tokenizer, _load_schedule(folder / "scheduler", device)
+    sampler = DDIMSampler(_load_schedule(folder / "scheduler", device), base.num_steps, base.eta)
+    return _Parts(Network(unet, "unet", ATTENTION), vae, text, sampler, base.guidance_scale)
+
+
+def _load_consistency(folder: Path, base: BaseSettings, device: torch.device) -> _Parts:
+    from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
+
+    from components.diffusion.consistency_sampler import ConsistencySampler
+
+    text = _clip_text(folder, device)
+    vae = _load(AutoencoderKL, folder / "vae", device)
+    unet = _load(UNet2DConditionModel, folder / "unet", device)
+    config = _from_pretrained(LCMScheduler, folder / "scheduler").config
+    size = unet.config.time_cond_proj_dim
+    if not size:
+        raise ModelError(
+            "has no time_cond_proj_dim, through which it would be told the guidance weight",
+            file=folder / "unet",
+            allowed="a latent consistency model (2310.04378)",
+        )
+    sampler = ConsistencySampler(
+        _load_schedule(folder / "scheduler", device),
+        base.num_steps,
+        original_inference_steps=config.original_inference_steps,
+        timestep_scaling=config.timestep_scaling,
+    )
+    told = guidance_embedding(base.guidance_scale, size).to(device)
+    return _Parts(Network(unet, "unet", ATTENTION, told), vae, text, sampler, 1.0)
+
+
+def _load_flow(folder: Path, base: BaseSettings, device: torch.device) -> _Parts:
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    encoders = []
+    for name in ("text_encoder", "text_encoder_2"):
+        encoder = _load(CLIPTextModelWithProjection, folder / name, device)
+        encoders.append(encoder.requires_grad_(False).eval())
+    tokenizers = [
+        _from_pretrained(CLIPTokenizer, folder / name) for name in ("tokenizer", "tokenizer_2")
+    ]
+    transformer = _load(SD3Transformer2DModel, folder / "transformer", device)
+    vae = _load(AutoencoderKL, folder / "vae", device)
+    scheduler = _from_pretrained(FlowMatchEulerDiscreteScheduler, folder / "scheduler")
+    scheduler.set_timesteps(base.num_steps)
+    text = StableDiffusion3Text(tokenizers, encoders, transformer.config.joint_attention_dim)
+    sampler = FlowSampler(scheduler.sigmas.to(device), base.noise_level, base.flow_sde)
+    network = Network(transformer, "transformer", JOINT_ATTENTION)
+    return _Parts(network, vae, text, sampler, base.guidance_scale)
+
+
+_LOADERS: dict[str, Callable[[Path, BaseSettings, torch.device], _Parts]] = {
+    "StableDiffusionPipeline": _load_stable_diffusion,
+    "LatentConsistencyModelPipeline": _load_consistency,
+    "StableDiffusion3Pipeline": _load_flow,
+}
+
+
+def _clip_text(folder: Path, device: torch.device) -> ClipText:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    encoder = _load(CLIPTextModel, folder / "text_encoder", device)
+    tokenizer = _from_pretrained(CLIPTokenizer, folder / "tokenizer")
+    return ClipText(tokenizer, encoder.requires_grad_(False).eval())
 
 
 def _load_schedule(folder: Path, device: torch.device) -> NoiseSchedule:

@@ -12,6 +12,7 @@ from torch import Tensor
 from components.contracts.progress import progress
 from components.diffusion.conditioning import Conditioning
 from components.diffusion.policy import Adapter, Policy
+from components.diffusion.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def rollout(
     adapter: Adapter = "train",
     *,
     dtype: torch.dtype = torch.float32,
+    sampler: Sampler | None = None,
+    start: Float[Tensor, "b c h w"] | None = None,
 ) -> Trajectories:
     """Denoise one sample for each row of `conditioning`.
 
@@ -52,18 +55,21 @@ def rollout(
         adapter: whose images.
         dtype: of the stored latents. Stored first, then scored: a replay of what is stored gives
             the very same log-probs.
+        sampler: takes the place of the policy's own; it must have the same noise levels.
+        start: latents to start from in place of N(0, I), which is drawn all the same: the noise of
+            the steps does not depend on it.
 
     Raises:
         ValueError: not as many seeds as rows.
     """
     if len(seeds) != len(conditioning):
         raise ValueError(f"{len(seeds)} seeds for {len(conditioning)} prompts")
-    sampler = policy.sampler
+    sampler = sampler or policy.sampler
     x_t, noises = _noise(policy, seeds)
-    x_t = x_t.to(dtype)
+    x_t = (x_t if start is None else start.to(policy.device)).to(dtype)
     latents, log_probs = [x_t], []
     for step in range(sampler.num_steps):
-        transition = policy.transition(x_t, step, conditioning, adapter)
+        transition = policy.transition(x_t, step, conditioning, adapter, sampler=sampler)
         x_prev = transition.sample(noises[:, step]).to(dtype)
         if step in sampler.stochastic_steps:
             log_probs.append(transition.log_prob_per_dim(x_prev))

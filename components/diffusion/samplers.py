@@ -8,24 +8,29 @@
     ε_θ                          the noise in a model output of any prediction type
 
 Pure tensors: no model, no file, no global random numbers. Arithmetic is fp32 whatever comes in.
+Flow models step with `flow_sampler.FlowSampler`, consistency models with
+`consistency_sampler.ConsistencySampler`; what all of them offer is the protocol `Sampler`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from components.contracts.errors import GuardError, ModelError, SettingsError
+from components.diffusion.noise import NoiseLevel, NoiseSchedule
 
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
-Spacing = Literal["leading", "trailing", "linspace"]
 Step = int | Tensor
 """Position in the denoising loop, 0 (noise) to num_steps - 1: one for a batch, or int64 [b]."""
+LevelSource = Literal["sampler", "training"]
+"""Where noise levels are drawn from: the sampler's own steps, or all that the base was trained
+on."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,19 @@ class Sampler(Protocol):
     stochastic_steps: tuple[int, ...]
     """Steps with a density. A method that needs likelihoods checks this when it is built."""
 
-    def timestep(self, step: Step) -> Int64[Tensor, "*b"]:
+    def timestep(self, step: Step) -> Num[Tensor, "*b"]:
         """What the network is told at `step`."""
+        ...
+
+    def level(self, step: Step, count: int) -> NoiseLevel:
+        """The noise level of `count` rows at `step`."""
+        ...
+
+    def draw_level(
+        self, count: int, generator: torch.Generator, source: LevelSource = "sampler"
+    ) -> NoiseLevel:
+        """Random noise levels of `count` rows: the sampler's steps, uniformly, or those of the
+        base's training."""
         ...
 
     def transition(
@@ -99,49 +115,9 @@ class Sampler(Protocol):
         """The distribution of the next, less noisy latent."""
         ...
 
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """How much noise the base model saw at each training timestep, and where to step through it."""
-
-    alphas_cumprod: Float[Tensor, " t"]
-    """ᾱ of each training timestep, in (0, 1], falling."""
-    final_alpha_cumprod: float
-    """ᾱ after the last step: 1 for clean latents, else that of timestep 0 (Stable Diffusion)."""
-    prediction_type: PredictionType = "epsilon"
-    spacing: Spacing = "leading"
-    steps_offset: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("prediction_type", PredictionType), ("spacing", Spacing)):
-            if getattr(self, name) not in get_args(choices):
-                raise ModelError(
-                    f"{name} '{getattr(self, name)}' of the scheduler is unknown",
-                    allowed=", ".join(get_args(choices)),
-                )
-
-    def timesteps(self, num_steps: int) -> Int64[Tensor, " n"]:
-        """The training timesteps that `num_steps` steps visit, falling (2305.08891, table 2).
-
-        Raises:
-            SettingsError: more steps than the schedule has room for.
-        """
-        num_train = len(self.alphas_cumprod)
-        if not 1 <= num_steps <= num_train:
-            raise SettingsError(f"num_steps {num_steps}", allowed=f"1 to {num_train}")
-        rising = torch.arange(num_steps, dtype=torch.float64)
-        if self.spacing == "leading":
-            timesteps = rising.flip(0) * (num_train // num_steps) + self.steps_offset
-        elif self.spacing == "trailing":
-            timesteps = (num_train - rising * (num_train / num_steps)).round() - 1
-        else:
-            timesteps = torch.linspace(num_train - 1, 0, num_steps, dtype=torch.float64).round()
-        if timesteps[0] >= num_train:
-            raise SettingsError(
-                f"num_steps {num_steps} with steps_offset {self.steps_offset} leaves the schedule",
-                allowed=f"1 to {num_train - self.steps_offset}",
-            )
-        return timesteps.long().to(self.alphas_cumprod.device)
+    def noisy_only_at(self, steps: Iterable[int]) -> Sampler:
+        """The same sampler, deterministic but for `steps` (MixGRPO's window)."""
+        ...
 
 
 class DDIMSampler:
@@ -151,13 +127,21 @@ class DDIMSampler:
     timesteps this equals diffusers' `DDIMScheduler`, which subtracts a constant for any spacing.
     """
 
-    def __init__(self, schedule: NoiseSchedule, num_steps: int, eta: float) -> None:
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        num_steps: int,
+        eta: float,
+        *,
+        noisy_steps: Iterable[int] | None = None,
+    ) -> None:
         """Precompute the coefficients of every step.
 
         Args:
             schedule: of the base model.
             num_steps: denoising steps.
             eta: stochasticity, 0 to 1.
+            noisy_steps: where eta holds; 0 elsewhere. None is everywhere.
 
         Raises:
             SettingsError: eta or num_steps out of range.
@@ -179,6 +163,8 @@ class DDIMSampler:
         # Eq. 16. Where nothing is left to denoise (alpha_prev = alpha_t) the step is deterministic.
         variance = (1 - alpha_prev) / (1 - alpha_t) * (1 - alpha_t / alpha_prev)
         std = eta * variance.clamp(min=0).sqrt()
+        if noisy_steps is not None:
+            std = std * step_mask(noisy_steps, num_steps, std.device)
         direction = (1 - alpha_prev - std**2).clamp(min=0).sqrt()
         self._sqrt_alpha_t = alpha_t.sqrt().float()
         self._sqrt_noise_t = (1 - alpha_t).sqrt().float()
@@ -188,9 +174,40 @@ class DDIMSampler:
             step for step, value in enumerate(self._std.tolist()) if value > 0
         )
 
-    def timestep(self, step: Step) -> Int64[Tensor, "*b"]:
+    def timestep(self, step: Step) -> Num[Tensor, "*b"]:
         """The training timestep at `step`: a scalar for an int, [b] for int64 [b]."""
         return self._timesteps[step]
+
+    def level(self, step: Step, count: int) -> NoiseLevel:
+        """The noise level at `step`, one for all rows or int64 [count]."""
+        return NoiseLevel(
+            self._timesteps[step].expand(count),
+            rows_of(self._sqrt_alpha_t, step, count),
+            rows_of(self._sqrt_noise_t, step, count),
+            self.prediction_type,
+        )
+
+    def draw_level(
+        self, count: int, generator: torch.Generator, source: LevelSource = "sampler"
+    ) -> NoiseLevel:
+        """Uniform over the sampler's steps, or over all training timesteps.
+
+        Args:
+            count: rows.
+            generator: a CPU generator.
+            source: which of the two.
+        """
+        device = self._timesteps.device
+        if source == "sampler":
+            step = torch.randint(self.num_steps, (count,), generator=generator)
+            return self.level(step.to(device), count)
+        num_train = len(self.schedule.alphas_cumprod)
+        drawn = torch.randint(num_train, (count,), generator=generator)
+        return self.schedule.level(drawn.to(device))
+
+    def noisy_only_at(self, steps: Iterable[int]) -> DDIMSampler:
+        """DDIM with this eta at `steps` and with eta 0 elsewhere."""
+        return DDIMSampler(self.schedule, self.num_steps, self.eta, noisy_steps=steps)
 
     def transition(
         self,
@@ -205,47 +222,26 @@ class DDIMSampler:
             x_t: the latent that it was shown.
             step: one for all rows, or int64 [b] with a step of each row.
         """
-        x0, epsilon = self.predict(model_output, x_t, step)
-        mean = self._of(self._sqrt_alpha_prev, step, x_t) * x0
-        mean = mean + self._of(self._direction, step, x_t) * epsilon
-        return LatentGaussian(mean, self._of(self._std, step, x_t))
+        x0, epsilon = self.level(step, len(x_t)).predict(model_output, x_t)
+        mean = rows_of(self._sqrt_alpha_prev, step, len(x_t)) * x0
+        mean = mean + rows_of(self._direction, step, len(x_t)) * epsilon
+        return LatentGaussian(mean, rows_of(self._std, step, len(x_t)))
 
-    def predict(
-        self,
-        model_output: Float[Tensor, "b c h w"],
-        x_t: Float[Tensor, "b c h w"],
-        step: Step,
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """The clean latent x0 and the noise that a model output of this prediction type means.
 
-        All follow from x_t = √α_t·x0 + √(1 - α_t)·ε; v is that of 2202.00512, appendix D.
-        """
-        x_t, model_output = x_t.float(), model_output.float()
-        signal = self._of(self._sqrt_alpha_t, step, x_t)
-        noise = self._of(self._sqrt_noise_t, step, x_t)
-        if self.prediction_type == "epsilon":
-            return (x_t - noise * model_output) / signal, model_output
-        if self.prediction_type == "sample":
-            return model_output, (x_t - signal * model_output) / noise
-        return signal * x_t - noise * model_output, signal * model_output + noise * x_t
+def rows_of(table: Float[Tensor, " n"], step: Step, count: int) -> Float[Tensor, "b 1 1 1"]:
+    """A sampler's coefficient at `step`, for each of `count` rows."""
+    return table[step].expand(count).view(-1, 1, 1, 1)
 
-    def add_noise(
-        self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], step: Step
-    ) -> Float[Tensor, "b c h w"]:
-        """x_t ~ q(x_t | x0) at the noise level of `step` (eq. 4), for standard normal `noise`."""
-        signal = self._of(self._sqrt_alpha_t, step, x0)
-        return signal * x0.float() + self._of(self._sqrt_noise_t, step, x0) * noise.float()
 
-    def target(
-        self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], step: Step
-    ) -> Float[Tensor, "b c h w"]:
-        """What a perfect network would have output for `add_noise(x0, noise, step)`."""
-        if self.prediction_type == "epsilon":
-            return noise.float()
-        if self.prediction_type == "sample":
-            return x0.float()
-        signal = self._of(self._sqrt_alpha_t, step, x0)
-        return signal * noise.float() - self._of(self._sqrt_noise_t, step, x0) * x0.float()
+def step_mask(steps: Iterable[int], num_steps: int, device: torch.device) -> Tensor:
+    """1 at `steps`, 0 elsewhere.
 
-    def _of(self, table: Tensor, step: Step, like: Tensor) -> Float[Tensor, "b 1 1 1"]:
-        return table[step].expand(len(like)).view(-1, 1, 1, 1)
+    Raises:
+        SettingsError: a step that the sampler does not have.
+    """
+    mask = torch.zeros(num_steps, dtype=torch.float64, device=device)
+    for step in steps:
+        if not 0 <= step < num_steps:
+            raise SettingsError(f"step {step}", allowed=f"0 to {num_steps - 1}")
+        mask[step] = 1
+    return mask

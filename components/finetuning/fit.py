@@ -23,6 +23,8 @@ class Schedule:
     """How long, how far at most, and how often to look and to save."""
 
     rounds: int
+    learning_rate: float
+    warmup_updates: int
     max_grad_norm: float
     look_every: int
     checkpoint_every: int
@@ -164,6 +166,7 @@ def _update(
     grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm))
     figures = {**_joined(outputs, shares), "grad_norm": grad_norm}
     check_finite(figures["loss"], grad_norm, f"update {state.history.updates + 1}")
+    _warm_up(state, schedule)
     if state.history.updates == 0:
         check_start(figures)
         with around.first_update:
@@ -172,6 +175,13 @@ def _update(
         state.optimizer.step()
     state.history.updates += 1
     return figures
+
+
+def _warm_up(state: RunState, schedule: Schedule) -> None:
+    """The learning rate of this update: a fraction of the settings' until the warm-up is over."""
+    done = (state.history.updates + 1) / max(1, schedule.warmup_updates)
+    for group in state.optimizer.param_groups:
+        group["lr"] = schedule.learning_rate * min(1.0, done)
 
 
 def _joined(outputs: Sequence[LossOutput], shares: Sequence[float]) -> dict[str, float]:

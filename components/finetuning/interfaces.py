@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -84,5 +85,7 @@ class MethodContext:
     scorer: Scorer
     batch_size: int
     """Images denoised together."""
+    root: Path
+    """The project's folder, for methods that read what people have said (`data/preferences`)."""
     generator: Callable[..., torch.Generator]
     """A generator for a purpose: `generator("value")`."""

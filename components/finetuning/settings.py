@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.contracts.settings import PluginSettings, StrictModel
+from components.contracts.settings import PluginSettings, RunSettings, StrictModel
 from components.finetuning.algorithms.dpok import DPOKSettings
 from components.finetuning.algorithms.supervised import SupervisedSettings
+from components.finetuning.requirements import check
 from components.rewards.scorers.settings import ModelScorerSettings, ScorerSettings
 
 MethodSettings = Annotated[DPOKSettings | SupervisedSettings, Field(discriminator="name")]
@@ -66,3 +67,11 @@ class Settings(StrictModel):
     drift: DriftSettings = DriftSettings()
     checkpoint_every: int = Field(default=1, ge=1)
     """Rounds between two checkpoints."""
+
+    def check_with(self, run: RunSettings) -> None:
+        """Refuse what cannot work with the blocks that all stages share.
+
+        Raises:
+            SettingsError: see requirements.py.
+        """
+        check(self, run)

@@ -79,7 +79,9 @@ def _method_context(settings: Settings, context: StageContext) -> tuple[MethodCo
     # All names are in adapter.json; a terminal needs only to see that it is not zero.
     print(f"finetuning: LoRA in {len(reached)} modules, first {reached[0]}", file=sys.stderr)
     return (
-        MethodContext(policy, prompts, scorer, context.base.batch_size, context.generator),
+        MethodContext(
+            policy, prompts, scorer, context.base.batch_size, context.root, context.generator
+        ),
         reached,
     )
 
@@ -160,6 +162,8 @@ def _fit(
     )
     schedule = Schedule(
         settings.rounds,
+        settings.method.learning_rate,
+        settings.method.warmup_updates,
         settings.method.max_grad_norm,
         settings.monitor.every,
         settings.checkpoint_every,

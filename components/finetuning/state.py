@@ -63,6 +63,7 @@ class RunState:
             "adapter": self.adapter(),
             "optimizer": optimizer_tensors(self.optimizer),
             "experience": self.method.experience.state(),
+            "snapshots": self.policy.snapshots(),
             "round_tripwire": self.round_tripwire.state(),
             "monitor_tripwire": self.monitor_tripwire.state(),
         }
@@ -84,6 +85,7 @@ class RunState:
             parts.setdefault(part, {})[name] = tensor
         self.load_adapter(parts["adapter"])
         load_optimizer_tensors(self.optimizer, parts.get("optimizer", {}))
+        self.policy.load_snapshots(parts.get("snapshots", {}))
         self.method.experience.load_state(parts.get("experience", {}))
         self.round_tripwire.load_state(parts.get("round_tripwire", {}))
         self.monitor_tripwire.load_state(parts.get("monitor_tripwire", {}))

@@ -30,7 +30,9 @@ def test_only_the_adapter_is_trainable(open_policy: Callable[..., Policy]) -> No
     x_t = torch.ones(4, *policy.latent_shape)
     policy.predict(x_t, 0, policy.encode_prompts(["a cat"] * 4)).sum().backward()  # type: ignore[no-untyped-call]
     with_gradient = {
-        name for name, parameter in policy._unet.named_parameters() if parameter.grad is not None
+        name
+        for name, parameter in policy._network.module.named_parameters()
+        if parameter.grad is not None
     }
     assert with_gradient == set(names)
 
@@ -156,7 +158,7 @@ def _wrong_shape(tensors: dict[str, Any]) -> None:
     ("fault", "message"),
     [
         (_nan, "NaN or infinite"),
-        (_wrong_prefix, "is not of a U-Net"),
+        (_wrong_prefix, "is not of this base's network"),
         (_unknown, "unknown to the base model"),
         (_missing, "is missing"),
         (_wrong_shape, "has shape"),

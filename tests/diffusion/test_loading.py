@@ -74,7 +74,7 @@ def test_a_half_precision_folder_opens_in_single_precision(
         torch.ones(1, *policy.latent_shape), 0, policy.encode_prompts(["a cat"])
     )
     assert output.dtype == torch.float32
-    assert {p.dtype for p in policy._unet.parameters()} == {torch.float32}
+    assert {p.dtype for p in policy._network.module.parameters()} == {torch.float32}
 
 
 def test_devices() -> None:

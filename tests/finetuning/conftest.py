@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 from pydantic import TypeAdapter
+from ruamel.yaml import YAML
 
 from components.contracts.ids import prompt_id
 from components.contracts.seeds import torch_generator
@@ -24,56 +25,67 @@ from components.finetuning.settings import MethodSettings, Settings
 from components.tracking import NullTracker
 from tests.finetuning.plugs import Redness
 from tests.support.tiny import tiny_base
+from tests.support.tiny_consistency import tiny_consistency_base
+from tests.support.tiny_flow import tiny_flow_base
 
 CATEGORIES = ("colour", "count")
 COMPUTE = ComputeSettings(device="cpu", threads=1)
-METHODS: dict[str, dict[str, Any]] = {
-    "dpok": {
-        "name": "dpok",
-        "prompts_per_round": 2,
-        "group_size": 2,
-        "buffer_size": 12,
-        "updates_per_round": 2,
-        "transitions_per_update": 6,
-        "learning_rate": 1e-3,
-        "value_function": {"hidden_size": 8, "batch_size": 4, "num_batches": 2},
-    },
-    "dpok, groups, exact KL, PPO": {
-        "name": "dpok",
-        "prompts_per_round": 2,
-        "group_size": 2,
-        "buffer_size": 8,
-        "updates_per_round": 2,
-        "transitions_per_update": 4,
-        "learning_rate": 1e-3,
-        "advantage": "group_standardised",
-        "clip": "ppo",
-        "kl": "exact",
-        "value_function": None,
-    },
-    "supervised": {
-        "name": "supervised",
-        "num_images": 4,
-        "group_size": 2,
-        "updates_per_round": 2,
-        "samples_per_update": 3,
-        "learning_rate": 1e-3,
-        "kl": "output",
-    },
-}
-"""One of each method, and the other readings of DPOK."""
 
+
+class Case(dict[str, Any]):
+    """A method's block for tests, with what it has to be run on."""
+
+    base: dict[str, Any]
+    """Of the block `base`, and `family`: unet, consistency or flow."""
+    reward: str
+    """A plug of tests/finetuning/plugs.py."""
+
+    @classmethod
+    def read(cls, path: Path) -> Case:
+        """`tests/finetuning/methods/<case>.yaml` with keys method, and base and reward if other
+        than a U-Net and `redness`."""
+        content = YAML(typ="safe").load(path.read_text())
+        case = cls(content.pop("method"))
+        case.base = {"family": "unet", "num_steps": 2, "batch_size": 4, **content.pop("base", {})}
+        case.reward = content.pop("reward", "redness")
+        assert not content, f"{path}: unknown keys {list(content)}"
+        return case
+
+
+METHODS = {
+    path.stem: Case.read(path)
+    for path in sorted((Path(__file__).parent / "methods").glob("*.yaml"))
+}
+"""At least one case of each method; a new method adds a file and no line here."""
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+FAMILIES = {"unet": tiny_base, "consistency": tiny_consistency_base, "flow": tiny_flow_base}
 
 
 @pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+def base_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny base of a family, made once."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = FAMILIES[family](tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return folder
 
 
 @pytest.fixture
-def base(base_folder: Path) -> BaseSettings:
-    return BaseSettings(path=str(base_folder), num_steps=2, batch_size=4)
+def case(request: pytest.FixtureRequest) -> Case:
+    """The case that a test is parametrised with, DPOK's where it is not."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    found = parameters.get("method")
+    return found if isinstance(found, Case) else METHODS["dpok"]
+
+
+@pytest.fixture
+def base(base_folders: Callable[[str], Path], case: Case) -> BaseSettings:
+    settings = dict(case.base)
+    return BaseSettings(path=str(base_folders(settings.pop("family"))), **settings)
 
 
 @pytest.fixture
@@ -90,7 +102,7 @@ def pool() -> PromptPool:
 
 
 @pytest.fixture
-def build(policy: Policy, pool: PromptPool) -> Callable[..., Method]:
+def build(policy: Policy, pool: PromptPool, tmp_path: Path) -> Callable[..., Method]:
     """A method of some settings on the policy; the reward is redness unless another is given."""
 
     def _build(method: dict[str, Any], scorer: Any = None) -> Method:
@@ -100,6 +112,7 @@ def build(policy: Policy, pool: PromptPool) -> Callable[..., Method]:
             pool,
             scorer or Redness(),
             policy.batch_size,
+            tmp_path,
             lambda *labels: torch_generator(0, *labels),
         )
         return settings.build(context)
@@ -129,7 +142,11 @@ def block(method: dict[str, Any], **others: Any) -> dict[str, Any]:
         "lora": {"rank": 2, "alpha": 2},
         "rounds": 3,
         "method": method,
-        "reward": {"name": "python", "callable": "tests.finetuning.plugs:redness"},
+        "reward": {
+            "name": "python",
+            "callable": f"tests.finetuning.plugs:{getattr(method, 'reward', 'redness')}",
+            "differentiable": True,
+        },
         "monitor": {
             "every": 2,
             "prompts_per_category": 1,
@@ -174,8 +191,8 @@ def checkpoints(context: StageContext) -> list[Path]:
 
 
 def state_of(policy: Policy) -> dict[str, torch.Tensor]:
-    """A copy of every weight of the U-Net and the decoder."""
-    modules = {"unet": policy._unet, "vae": policy._vae}
+    """A copy of every weight of the network and the decoder."""
+    modules = {"network": policy._network.module, "vae": policy._vae}
     return {
         f"{part}.{name}": tensor.clone()
         for part, module in modules.items()

@@ -126,7 +126,7 @@ def test_samples_of_groups_without_variance_are_not_remembered(build, policy):
             rewards[:2] = 1.0
             return rewards
 
-    method = METHODS["dpok, groups, exact KL, PPO"]
+    method = METHODS["dpok_groups"]
     experience = build(method, OneGroupVaries()).experience
     collected = experience.collect(policy, torch_generator(0, "round", 0))
     assert collected.metrics["dropped_groups"] == 1.0

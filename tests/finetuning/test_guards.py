@@ -89,9 +89,9 @@ def test_an_update_without_effect_is_noticed(policy):
 @pytest.mark.parametrize("part", ["U-Net", "decoder", "text encoder"])
 def test_an_update_of_something_frozen_is_noticed(policy, part):
     module = {
-        "U-Net": policy._unet,
+        "U-Net": policy._network.module,
         "decoder": policy._vae.decoder,
-        "text encoder": policy._encoder.text_encoder,
+        "text encoder": policy._encoder.encoders.modules[0],
     }[part]
     frozen = [p for name, p in module.named_parameters() if ".policy." not in name]
     message = f"changed what is frozen: .*{part}"

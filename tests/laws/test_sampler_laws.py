@@ -9,7 +9,8 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError, jaxtyped
 
 from components.contracts.errors import GuardError, ModelError, SettingsError
-from components.diffusion.samplers import DDIMSampler, LatentGaussian, NoiseSchedule
+from components.diffusion.noise import NoiseSchedule
+from components.diffusion.samplers import DDIMSampler, LatentGaussian
 from tests.support.schedules import normal, stable_diffusion_schedule
 
 SHAPE = (3, 4, 5, 6)
@@ -65,8 +66,9 @@ def test_a_deterministic_step_has_no_likelihood() -> None:
 def test_parameterizations_invert(prediction_type: str) -> None:
     sampler = DDIMSampler(stable_diffusion_schedule(prediction_type=prediction_type), 10, 1.0)
     x0, noise, steps = normal(1, *SHAPE), normal(2, *SHAPE), torch.tensor([0, 4, 9])
-    output = sampler.target(x0, noise, steps)
-    found_x0, found_noise = sampler.predict(output, sampler.add_noise(x0, noise, steps), steps)
+    level = sampler.level(steps, len(x0))
+    output = level.target(x0, noise)
+    found_x0, found_noise = level.predict(output, level.add_noise(x0, noise))
     # At the first step x0 is a small part of x_t, at the last the noise is: rounding grows there.
     torch.testing.assert_close(found_x0, x0, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(found_noise, noise, atol=2e-5, rtol=1e-4)
@@ -78,8 +80,9 @@ def test_the_transition_does_not_depend_on_the_parameterization(prediction_type:
     transitions = []
     for kind in ("epsilon", prediction_type):
         sampler = DDIMSampler(stable_diffusion_schedule(prediction_type=kind), 10, 0.7)
-        x_t = sampler.add_noise(x0, noise, steps)
-        transitions.append(sampler.transition(sampler.target(x0, noise, steps), x_t, steps))
+        level = sampler.level(steps, len(x0))
+        x_t = level.add_noise(x0, noise)
+        transitions.append(sampler.transition(level.target(x0, noise), x_t, steps))
     torch.testing.assert_close(transitions[0].mean, transitions[1].mean, atol=2e-5, rtol=1e-4)
     assert torch.equal(transitions[0].std, transitions[1].std)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from components.diffusion.samplers import NoiseSchedule
+from components.diffusion.noise import NoiseSchedule
 
 
 def stable_diffusion_schedule(final_alpha: float | None = None, **fields: Any) -> NoiseSchedule:

@@ -44,6 +44,7 @@ from pydantic import Field, model_validator
 
 from components.contracts.settings import StrictModel
 from components.finetuning.algorithms.optimizer import OptimizerSettings
+from components.finetuning.requirements import Requirements
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,10 @@ class DPOKSettings(OptimizerSettings):
         if self.advantage.startswith("group") and self.group_size < 2:
             raise ValueError(f"advantage {self.advantage} needs a group_size of at least 2")
         return self
+
+    def requires(self) -> Requirements:
+        """Steps with a density."""
+        return Requirements(likelihood=True)
 
     def build(self, context: MethodContext) -> Method:
         """The loss, and online rollouts that feed it."""

@@ -91,16 +91,14 @@ class Supervised:
         from components.finetuning.losses import weighted_denoising
         from components.finetuning.losses.kl import prediction_kl
 
-        settings, sampler = self.settings, policy.sampler
-        step = torch.randint(sampler.num_steps, (len(batch),), generator=generator)
-        step = step.to(batch.x0.device)
+        settings = self.settings
+        level = policy.sampler.draw_level(len(batch), generator)
         noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0.device)
-        x_t = sampler.add_noise(batch.x0, noise, step)
-        target = sampler.target(batch.x0, noise, step)
-        prediction = policy.predict(x_t, step, batch.conditioning)
+        x_t, target = level.add_noise(batch.x0, noise), level.target(batch.x0, noise)
+        prediction = policy.predict_at(x_t, level, batch.conditioning)
         if settings.kl == "output":
             with torch.no_grad():
-                reference = policy.predict(x_t, step, batch.conditioning, adapter="reference")
+                reference = policy.predict_at(x_t, level, batch.conditioning, "reference")
             loss = weighted_denoising.output_anchored_loss(
                 prediction, target, reference, batch.reward, settings.kl_weight
             )

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from components.contracts.errors import SettingsError
-from components.diffusion import Conditioning, Policy, rollout
+from components.diffusion import Conditioning, Policy
 from components.finetuning.batches import Transitions
-from components.finetuning.drift import drift_figures
 from components.finetuning.experience.buffer import StoredTransitions, TransitionBuffer
-from components.finetuning.experience.scoring import score
+from components.finetuning.experience.drawing import Drawn, draw, reward_figures, reward_of
 from components.finetuning.experience.value import Critic
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.losses.advantages import advantages
@@ -23,21 +21,12 @@ if TYPE_CHECKING:
 
 
 class OnlineRollouts:
-    """DPOK's loop up to the loss: rollouts, FIFO, one step of the critic, batches.
-
-    Raises:
-        SettingsError: a deterministic sampler, whose steps have no probability.
-    """
+    """DPOK's loop up to the loss: rollouts, FIFO, one step of the critic, batches."""
 
     def __init__(self, settings: DPOKSettings, context: MethodContext) -> None:
         self.settings = settings
         self.context = context
         self.buffer = TransitionBuffer(settings.buffer_size)
-        if not context.policy.sampler.stochastic_steps:
-            raise SettingsError(
-                "base.eta 0 draws without randomness, so that no step has a probability",
-                allowed="an eta above 0 for this method",
-            )
         self.text: Conditioning = context.policy.encode_prompts(context.prompts.prompts)
         self.critic = (
             Critic(settings.value_function, context.policy, self.text, context.generator("value"))
@@ -54,55 +43,29 @@ class OnlineRollouts:
         """
         settings = self.settings
         places = self.context.prompts.draw(settings.prompts_per_round, generator)
-        prompt = torch.tensor(places).repeat_interleave(settings.group_size)
-        group = torch.arange(len(places)).repeat_interleave(settings.group_size)
-        latents, log_probs, images = self._rollout(policy, prompt, generator)
-        texts = [self.context.prompts.prompts[place] for place in prompt.tolist()]
-        reward = score(self.context.scorer, images, texts, self.context.batch_size)
-        found = advantages(reward, group, settings.advantage)
-        self._remember(latents, log_probs, prompt, reward, found.values, found.kept)
+        drawn = draw(self.context, policy, self.text, places, settings.group_size, generator)
+        reward = reward_of(self.context, drawn)
+        found = advantages(reward, drawn.group, settings.advantage)
+        self._remember(drawn, reward, found.values, found.kept)
         metrics = {
-            "reward": float(reward.mean()),
-            "reward_std": float(reward.std(correction=0)),
+            **reward_figures(reward),
             "dropped_groups": float(found.num_dropped_groups),
         }
         if self.critic and len(self.buffer):
             metrics["value_loss"] = self.critic.update(self.buffer, generator)
-        return Round(
-            self._updates(generator), len(prompt), metrics, drift_figures(images.cpu(), group)
-        )
+        return Round(self._updates(generator), len(reward), metrics, drawn.drift())
 
-    def _rollout(
-        self, policy: Policy, prompt: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [n, steps + 1, c, h, w], log-probs [n, steps] and images of one sample each."""
-        seeds = torch.randint(2**62, (len(prompt),), generator=generator).tolist()
-        parts = []
-        for rows in torch.arange(len(prompt)).split(self.context.batch_size):
-            drawn = rollout(policy, self.text[prompt[rows]], [seeds[row] for row in rows.tolist()])
-            parts.append((drawn.latents, drawn.log_probs, policy.decode(drawn.x0)))
-        latents, log_probs, images = (torch.cat(part) for part in zip(*parts, strict=True))
-        return latents, log_probs, images
-
-    def _remember(
-        self,
-        latents: Tensor,
-        log_probs: Tensor,
-        prompt: Tensor,
-        reward: Tensor,
-        advantage: Tensor,
-        kept: Tensor,
-    ) -> None:
+    def _remember(self, drawn: Drawn, reward: Tensor, advantage: Tensor, kept: Tensor) -> None:
         # Samples of dropped groups are left out, then [n, steps] is laid out as one row a
         # transition.
         steps = torch.tensor(self.context.policy.sampler.stochastic_steps)
-        latents, log_probs = latents.cpu()[kept], log_probs.cpu()[kept]
+        latents, log_probs = drawn.latents[kept], drawn.log_probs[kept]
         self.buffer.push(
             StoredTransitions(
                 x_t=latents[:, steps].flatten(0, 1),
                 x_prev=latents[:, steps + 1].flatten(0, 1),
                 step=steps.repeat(len(latents)),
-                prompt=prompt[kept].repeat_interleave(len(steps)),
+                prompt=drawn.prompt[kept].repeat_interleave(len(steps)),
                 log_prob_old=log_probs[:, steps].flatten(),
                 reward=reward[kept].repeat_interleave(len(steps)),
                 advantage=advantage[kept].repeat_interleave(len(steps)),

@@ -21,6 +21,8 @@ class PythonScorerSettings(PluginSettings):
     """One's own object with a method `score` (protocol `Scorer`), named by its dotted path."""
 
     name: Literal["python"] = "python"
+    differentiable: bool = False
+    """Whether the object also has `score_pixels`, through which gradients flow."""
 
 
 ScorerSettings = Annotated[
