@@ -29,18 +29,21 @@ COLUMNS = (
     "diversity",
     "judge",
     "validation_reward",
+    "validation_diversity",
 )
-"""`judge` and `validation_reward` stand in the first row of a round where the monitor looked, and
-alone in a last row for the look after the last update."""
+"""What most methods tell, in this order; a method's own figures follow by name. The last three
+stand in the first row of a round where the monitor looked, and alone in a last row for the look
+after the last update."""
 
 Row = Mapping[str, float]
 
 
 def write_curves(path: Path, rows: Sequence[Row]) -> None:
     """Write the rows as csv; what was not measured is empty. The same rows give the same bytes."""
+    columns = [*COLUMNS, *sorted({name for row in rows for name in row} - set(COLUMNS))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow([format(row[name], ".7g") if name in row else "" for name in COLUMNS])
+        writer.writerow([format(row[name], ".7g") if name in row else "" for name in columns])
     write_text(path, text.getvalue())

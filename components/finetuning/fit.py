@@ -100,8 +100,11 @@ def _look_at_the_end(state: RunState, around: Surroundings) -> None:
 
 
 def _of_the_look(seen: Row) -> dict[str, float]:
-    """What the curves tell of a look; its drift figures would mix with those of the round."""
-    return {name: seen[name] for name in ("judge", "validation_reward") if name in seen}
+    """What the curves tell of a look; other drift figures would mix with those of the round."""
+    told = {name: seen[name] for name in ("judge", "validation_reward") if name in seen}
+    if "diversity" in seen:
+        told["validation_diversity"] = seen["diversity"]
+    return told
 
 
 def _check_drift(state: RunState, tripwire: Tripwire, figures: Mapping[str, float]) -> None:

@@ -1,12 +1,12 @@
 """DPOK against the base and against supervised fine-tuning, over seeds.
 
-    python -m benchmarks.claims --seeds 7 8 9
+    python -m benchmarks.full_profile --seeds 7 8 9
 
 Each seed runs the whole pipeline from its own split, judgements and reward model, and then both
 methods on that same reward, with the same number of images. A run is a clone of this repository
-under `.work/claims/`, so that the working folder is left alone; all clones share one DVC cache.
+under `.work/full_profile/`, so that the working folder is left alone; all clones share one DVC cache.
 What has been run is skipped when the same command is given again. The result is
-`benchmarks/results/claims.json`.
+`benchmarks/results/full_profile.json`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from components.contracts.stage import git_revision
 from flows.profiles import apply_profile, params_yaml
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "claims.json"
+RESULTS = ROOT / "benchmarks" / "results" / "full_profile.json"
 METHODS = ("dpok", "supervised")
 
 
 def run(seed: int, method: str, profile: str) -> dict[str, Any]:
     """The evaluation of one method under one seed, with the fine-tuning's own figures."""
-    folder = ROOT / ".work" / "claims" / f"{profile}-{method}-{seed}"
+    folder = ROOT / ".work" / "full_profile" / f"{profile}-{method}-{seed}"
     if not folder.exists():
         _call(ROOT, "git", "clone", "--quiet", "--local", ".", str(folder))
         _call(folder, "dvc", "config", "--local", "cache.dir", str(ROOT / ".dvc" / "cache"))
@@ -78,7 +78,7 @@ def _call(folder: Path, *command: str) -> None:
 
 def main() -> int:
     """Run what is missing and write all of it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_profile", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--profile", default="full")

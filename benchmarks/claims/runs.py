@@ -1,0 +1,154 @@
+"""One training of one method in the world of one seed, and what came out of it.
+
+A run is named by the digest of everything that decides it, code included only by choice (see
+`Run.digest`). It executes the stage `finetuning` as users do, then judges the LoRA on test prompts
+with the noise of every other run of that seed. What is finished is never run again; what was
+killed goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.contracts.artifacts import read_json, write_json
+from benchmarks.claims import worlds
+
+PROFILES = worlds.ROOT / "profiles" / "methods"
+RESULT = "result.json"
+IMAGES = "images.safetensors"
+"""Verdict, score and reward of every judged image, by which two runs are compared in pairs."""
+NONE = "none"
+"""The name of the run that trains nothing: the base model."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method with its settings in a world."""
+
+    name: str
+    """Of the row in tables: `dpok`, `hero, 10 % flips` ..."""
+    seed: int
+    profile: str
+    """File of profiles/methods/ without its ending, or `none` for the base."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Of the profile, in the layout of params.yaml."""
+    quick: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Of what decides the result: settings and base, not the code.
+
+        A change of code that changes results is answered by removing `.work/claims/runs`.
+        """
+        parts = [self.seed, self.profile, self._blocks(), self.quick]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> Path:
+        """Where it runs and what it leaves."""
+        return worlds.WORK / "runs" / f"{self.profile}-{self.seed}-{self.digest}"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What came out, None before that."""
+        path = self.folder / RESULT
+        return dict(read_json(path)) if path.exists() else None
+
+    def _blocks(self) -> dict[str, Any]:
+        from ruamel.yaml import YAML
+
+        blocks: dict[str, Any] = {"finetuning": {}}
+        if self.profile != NONE:
+            text = (PROFILES / f"{self.profile}.yaml").read_text(encoding="utf-8")
+            blocks |= YAML(typ="safe").load(text)
+        merged = json.loads(json.dumps(blocks))
+        _merge(merged, self.changes)
+        if self.quick:
+            _merge(merged, {"finetuning": {"rounds": 1, "monitor": _QUICK_MONITOR}})
+            _shrink(merged["finetuning"].get("method", {}))
+        return dict(merged)
+
+    def execute(self) -> dict[str, Any]:
+        """Train and judge, unless that was done.
+
+        Raises:
+            RuntimeError: the stage or the judging failed.
+        """
+        found = self.result
+        if found is not None:
+            return found
+        world = worlds.prepare(self.seed, self.quick)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("components", "data"):
+            worlds.link(self.folder / name, world / name)
+        (self.folder / "models").mkdir(exist_ok=True)
+        worlds.link(self.folder / "models" / "reward", world / "models" / "reward")
+        worlds.write_params(
+            self.folder, {"seed": self.seed, "compute": {"threads": 1}, **self._blocks()}
+        )
+        seconds = 0.0
+        if self.profile != NONE and not (self.folder / "models" / "lora").exists():
+            began = time.monotonic()
+            worlds.call(self.folder, "components.finetuning")
+            seconds = time.monotonic() - began
+            write_json(self.folder / "seconds.json", {"wall": seconds})
+        worlds.call(self.folder, "benchmarks.claims.judge", "--quick" if self.quick else "--whole")
+        result = {
+            "name": self.name,
+            "seed": self.seed,
+            "profile": self.profile,
+            "changes": self.changes,
+            **read_json(self.folder / "judged.json"),
+        }
+        write_json(self.folder / RESULT, result)
+        return result
+
+
+_QUICK_MONITOR = {"every": 1, "prompts_per_category": 1, "samples_per_prompt": 2}
+
+
+def _merge(blocks: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(blocks.get(key), dict):
+            _merge(blocks[key], value)
+        else:
+            blocks[key] = value
+
+
+_SMALLEST = {
+    "prompts_per_round": 5,
+    "group_size": 4,
+    "num_images": 20,
+    "updates_per_round": 1,
+    "inner_epochs": 1,
+}
+
+
+def _shrink(method: dict[str, Any]) -> None:
+    """As few images and updates as a method can have: enough to run every line of it."""
+    for key, value in _SMALLEST.items():
+        if isinstance(method.get(key), int):
+            method[key] = min(method[key], value)
+    for value in method.values():
+        if isinstance(value, dict):
+            _shrink(value)
+
+
+def main() -> int:
+    """Execute one run, given as json: what the table's workers call."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims.runs", description=__doc__)
+    parser.add_argument("run", type=json.loads)
+    options = parser.parse_args()
+    Run(**options.run).execute()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The world of a seed: its split of prompts, its people's judgements, its reward model.
+
+Made once by the pipeline's own stages and shared by all runs of that seed, so that methods are
+compared on the same base, the same prompts and the same reward.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.contracts.artifacts import write_text
+from flows.profiles import params_yaml
+
+ROOT = Path(__file__).parents[2]
+WORK = ROOT / ".work" / "claims"
+STAGES = ("prompts", "preferences", "rewards")
+MADE = "made"
+"""A file that stands when the world is complete."""
+
+
+def prepare(seed: int, quick: bool) -> Path:
+    """The folder of the world of `seed`; what it already has is not made again.
+
+    Args:
+        seed: of split, judgements and reward model.
+        quick: a few prompts and one epoch: enough to run everything, not to learn from it.
+    """
+    folder = WORK / (f"quick-{seed}" if quick else f"world-{seed}")
+    if (folder / MADE).exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    link(folder / "components", ROOT / "components")
+    write_params(folder, {"seed": seed, "compute": {"threads": 1}, **(_QUICK if quick else {})})
+    for stage in STAGES:
+        if not (folder / f"reports/{stage}.json").exists():
+            call(folder, f"components.{stage}")
+    write_text(folder / MADE, "")
+    return folder
+
+
+_QUICK = {
+    "preferences": {
+        "prompts_per_category": 6,
+        "held_out_prompts_per_category": 3,
+        "samples_per_prompt": 4,
+        "pairs_per_prompt": 3,
+    },
+    "rewards": {"epochs": 1},
+}
+
+
+def write_params(folder: Path, changes: dict[str, Any]) -> None:
+    """The repository's params.yaml with some values changed; a changed method replaces the old
+    one."""
+    params = params_yaml().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    overlay(params, changes)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        params_yaml().dump(params, file)
+
+
+def overlay(params: Any, changes: dict[str, Any]) -> None:
+    """Change values in place, block by block; the block of another method is taken whole."""
+    for key, value in changes.items():
+        whole = key in ("method", "reward")
+        if isinstance(value, dict) and isinstance(params.get(key), dict) and not whole:
+            overlay(params[key], value)
+        else:
+            params[key] = value
+
+
+def call(folder: Path, module: str, *arguments: str) -> None:
+    """Run a module in a project folder, without a tracker and quietly.
+
+    Raises:
+        RuntimeError: it failed; the message holds the end of what it printed.
+    """
+    environment = {**os.environ, "KONOMI_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        raise RuntimeError(f"{folder.name}: {module} failed\n{ran.stderr[-2000:]}")
+
+
+def link(place: Path, target: Path) -> None:
+    """A symbolic link, unless it is there."""
+    if not place.is_symlink():
+        place.symlink_to(target)
