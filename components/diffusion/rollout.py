@@ -23,6 +23,8 @@ class Trajectories:
     """Noise first, clean last; num_steps + 1 of them."""
     log_probs: Float[Tensor, "b n"]
     """Per-dimension log-density of each stored step; NaN where a deterministic step has none."""
+    means: Float[Tensor, "b n c h w"] | None = None
+    """Mean of each step, unless it was not asked for."""
 
     @property
     def x0(self) -> Float[Tensor, "b c h w"]:
@@ -40,6 +42,7 @@ def rollout(
     dtype: torch.dtype = torch.float32,
     sampler: Sampler | None = None,
     start: Float[Tensor, "b c h w"] | None = None,
+    keep_means: bool = False,
 ) -> Trajectories:
     """Denoise one sample for each row of `conditioning`.
 
@@ -58,6 +61,7 @@ def rollout(
         sampler: takes the place of the policy's own; it must have the same noise levels.
         start: latents to start from in place of N(0, I), which is drawn all the same: the noise of
             the steps does not depend on it.
+        keep_means: as much memory again.
 
     Raises:
         ValueError: not as many seeds as rows.
@@ -67,7 +71,7 @@ def rollout(
     sampler = sampler or policy.sampler
     x_t, noises = _noise(policy, seeds)
     x_t = (x_t if start is None else start.to(policy.device)).to(dtype)
-    latents, log_probs = [x_t], []
+    latents, log_probs, means = [x_t], [], []
     for step in range(sampler.num_steps):
         transition = policy.transition(x_t, step, conditioning, adapter, sampler=sampler)
         x_prev = transition.sample(noises[:, step]).to(dtype)
@@ -76,8 +80,11 @@ def rollout(
         else:
             log_probs.append(torch.full((len(seeds),), torch.nan, device=policy.device))
         latents.append(x_prev)
+        if keep_means:
+            means.append(transition.mean)
         x_t = x_prev
-    return Trajectories(torch.stack(latents, 1), torch.stack(log_probs, 1))
+    kept = torch.stack(means, 1) if means else None
+    return Trajectories(torch.stack(latents, 1), torch.stack(log_probs, 1), kept)
 
 
 def sample_images(

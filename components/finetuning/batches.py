@@ -24,6 +24,8 @@ class Transitions:
     log_prob_old: Float[Tensor, " b"]
     """Mean over the latent's dimensions."""
     advantage: Float[Tensor, " b"]
+    mean_old: Float[Tensor, "b c h w"] | None = None
+    """Mean of the step under the policy that took it, for losses that compare with it."""
 
     def __len__(self) -> int:
         return len(self.step)

@@ -7,12 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from components.contracts.settings import PluginSettings, RunSettings, StrictModel
+from components.finetuning.algorithms.ddpo import DDPOSettings
 from components.finetuning.algorithms.dpok import DPOKSettings
 from components.finetuning.algorithms.supervised import SupervisedSettings
 from components.finetuning.requirements import check
 from components.rewards.scorers.settings import ModelScorerSettings, ScorerSettings
 
-MethodSettings = Annotated[DPOKSettings | SupervisedSettings, Field(discriminator="name")]
+MethodSettings = Annotated[
+    DDPOSettings | DPOKSettings | SupervisedSettings, Field(discriminator="name")
+]
 """A new method is one more name here."""
 
 

@@ -41,7 +41,7 @@ REFUSED = {
     "rounds: 2, method: {name: dpok, klweight: 1.0}": (
         r"line 2: .*klweight: unknown key; allowed: .*kl_weight"
     ),
-    "rounds: 2, method: {name: ddpok}": r"'ddpok' found .*: 'dpok', 'supervised'",
+    "rounds: 2, method: {name: ddpok}": r"'ddpok' found .*'dpok'.*'supervised'",
     f"rounds: 0, {DPOK}": r"rounds: .*greater than or equal to 1, got 0",
     DPOK: r"rounds: is missing",
     "rounds: 1, method: {name: dpok, clip_range: 1.5}": r"clip_range: .*less than 1, got 1\.5",

@@ -32,6 +32,8 @@ class Drawn:
     group: Int64[Tensor, " n"]
     """0, 1, 2 ... by prompt, in the order drawn."""
     texts: Sequence[str]
+    means: Float[Tensor, "n s c h w"] | None = None
+    """Mean of each step under the policy that drew; None unless that was asked."""
 
     @property
     def x0(self) -> Float[Tensor, "n c h w"]:
@@ -55,6 +57,7 @@ def draw(
     sampler: Sampler | None = None,
     start: Float[Tensor, "n c h w"] | None = None,
     keep_trajectories: bool = True,
+    keep_means: bool = False,
     description: str | None = None,
 ) -> Drawn:
     """Draw `group_size` images of each of the prompts at `places`.
@@ -70,12 +73,13 @@ def draw(
         sampler: in place of the policy's own.
         start: latents to start from, in place of N(0, I).
         keep_trajectories: False keeps the clean latents alone.
+        keep_means: True keeps the mean of each step too.
         description: of a progress line; None shows none.
     """
     prompt = torch.tensor(list(places)).repeat_interleave(group_size)
     group = torch.arange(len(places)).repeat_interleave(group_size)
     seeds = torch.randint(2**62, (len(prompt),), generator=generator).tolist()
-    parts = []
+    parts, means = [], []
     with progress(description, len(prompt)) if description else nullcontext() as bar:
         for rows in torch.arange(len(prompt)).split(context.batch_size):
             drawn = rollout(
@@ -85,14 +89,18 @@ def draw(
                 adapter,
                 sampler=sampler,
                 start=None if start is None else start[rows],
+                keep_means=keep_means,
             )
+            if drawn.means is not None:
+                means.append(drawn.means.cpu())
             latents = drawn.latents if keep_trajectories else drawn.latents[:, -1:]
             parts.append((latents.cpu(), drawn.log_probs.cpu(), policy.decode(drawn.x0).cpu()))
             if bar is not None:
                 bar.advance(len(rows))
     latents, log_probs, images = (torch.cat(part) for part in zip(*parts, strict=True))
     texts = [context.prompts.prompts[place] for place in prompt.tolist()]
-    return Drawn(latents, log_probs, images, prompt, group, texts)
+    joined = torch.cat(means) if means else None
+    return Drawn(latents, log_probs, images, prompt, group, texts, joined)
 
 
 def reward_of(context: MethodContext, drawn: Drawn) -> Float[Tensor, " n"]:

@@ -52,3 +52,29 @@ def clip_fraction(log_ratio: Float[Tensor, " b"], clip_range: float) -> Float[Te
     Worked: ρ = (2, 1.1, 1, 0.5) with a band of 0.2 gives 0.5.
     """
     return ((log_ratio.exp() - 1).abs() > clip_range).float().mean()
+
+
+def score_function_loss(
+    log_prob: Float[Tensor, " b"], advantage: Float[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """REINFORCE: mean of `-A · log p` (DDPO_SF, arXiv 2305.13301).
+
+    Only for samples of the policy as it is. There its gradient is that of `ppo_loss`.
+
+    Worked: log p = (-1, -3), A = (2, -1): terms (2, -3), mean -0.5; d/d log p = (-1, 0.5).
+    """
+    return -(advantage * log_prob).mean()
+
+
+def ratio_figures(log_ratio: Float[Tensor, " b"], clip_range: float) -> dict[str, Tensor]:
+    """Mean ratio, its largest |ρ - 1| (a guard wants 0 before the first update), and the share
+    outside of the band.
+
+    Worked: ρ = (2, 1.1, 1, 0.5) with a band of 0.2: 1.15, 1 and 0.5.
+    """
+    ratio = log_ratio.exp()
+    return {
+        "ratio_mean": ratio.mean(),
+        "ratio_deviation_max": (ratio - 1).abs().max(),
+        "clip_fraction": clip_fraction(log_ratio, clip_range),
+    }
