@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from components.diffusion import Conditioning
@@ -57,24 +57,52 @@ class PreferencePairs:
     x0_w: Float[Tensor, "b c h w"]
     x0_l: Float[Tensor, "b c h w"]
     conditioning: Conditioning
+    preference: Float[Tensor, " b"] | None = None
+    """The share of a win that each `_w` has: 1 if clear, 0.5 for a tie; None is 1 for all."""
+    dpo_beta: float | None = None
+    """The temperature, where it was measured; None takes the settings'."""
 
     def __len__(self) -> int:
         return len(self.x0_w)
 
 
 @dataclass(frozen=True)
-class StepPairs:
-    """Two single denoising steps of one prompt, of which one was preferred (D3PO, SPO)."""
+class DesirableSamples:
+    """Finished samples, each called good or bad on its own (SFT, DCO, KTO)."""
 
-    x_t_w: Float[Tensor, "b c h w"]
-    x_prev_w: Float[Tensor, "b c h w"]
-    x_t_l: Float[Tensor, "b c h w"]
-    x_prev_l: Float[Tensor, "b c h w"]
-    step: Int64[Tensor, " b"]
+    x0: Float[Tensor, "b c h w"]
     conditioning: Conditioning
+    desirable: Bool[Tensor, " b"]
+    dpo_beta: float | None = None
+    """As in `PreferencePairs`."""
 
     def __len__(self) -> int:
-        return len(self.step)
+        return len(self.x0)
+
+
+@dataclass(frozen=True)
+class StepPairs:
+    """Single denoising steps of which some were preferred to others (D3PO, SPO).
+
+    Each latent is there once, however many pairs it is in: r latents x_t, k steps taken from them,
+    p pairs of these steps.
+    """
+
+    x_t: Float[Tensor, "r c h w"]
+    step: Int64[Tensor, " r"]
+    """Position in the denoising loop, 0 the noisiest."""
+    conditioning: Conditioning
+    """One row for each x_t."""
+    x_prev: Float[Tensor, "k c h w"]
+    """The less noisy latents as stored."""
+    origin: Int64[Tensor, " k"]
+    """The row of `x_t` that each of them was drawn from."""
+    winner: Int64[Tensor, " p"]
+    """Of each pair, the preferred row of `x_prev`."""
+    loser: Int64[Tensor, " p"]
+
+    def __len__(self) -> int:
+        return len(self.winner)
 
 
 @dataclass(frozen=True)

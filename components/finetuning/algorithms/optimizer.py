@@ -20,6 +20,11 @@ class OptimizerSettings(StrictModel):
     warmup_updates: int = Field(default=0, ge=0)
     """Updates over which the learning rate rises linearly to its value."""
 
+    @property
+    def reads_preferences(self) -> bool:
+        """Whether the method reads `data/preferences`, which the run is then tied to."""
+        return False
+
     def requires(self) -> Requirements:
         """What the method cannot do without, as it is set: checked when settings load."""
         return Requirements()
