@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,6 +49,52 @@ class People(Protocol):
         generator: torch.Generator,
     ) -> Int64[Tensor, " n"]:
         """0 where the first image is preferred, 1 where the second is, 2 for a tie."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What people say of the images of one request."""
+
+    good: Bool[Tensor, " n"]
+    """Whether each image is acceptable."""
+    rank: Float32[Tensor, " n"]
+    """How it compares with the other images of its prompt in this request: higher is better, equal
+    is a tie. Any numbers will do, such as 1 for the best and 0 for the rest."""
+
+
+class Labeller(Protocol):
+    """People who look at a round of images: simulated ones, or real ones behind a page."""
+
+    def label(
+        self,
+        images: UInt8[Tensor, "n 3 h w"],
+        prompts: Sequence[str],
+        generator: torch.Generator,
+    ) -> Feedback:
+        """Labels of one request, which may hold several images of each of several prompts.
+
+        Nothing is remembered from request to request: a caller who wants an old image compared with
+        new ones asks for both together. All chance comes from `generator`, a CPU generator.
+        """
+        ...
+
+
+class StepScorer(Protocol):
+    """A preference model that knows how far an image is from being finished (SPO)."""
+
+    def score(
+        self,
+        images: UInt8[Tensor, "b 3 h w"],
+        prompts: Sequence[str],
+        noise: Float32[Tensor, " b"],
+    ) -> Float32[Tensor, " b"]:
+        """Scores of images decoded from predicted clean latents, higher is better.
+
+        `noise` is the share of noise in the latent that each was predicted from, √(1 - ᾱ) or a
+        flow's σ: 0 for a finished image, 1 for pure noise. The difference of two scores is the
+        logit of the first being preferred.
+        """
         ...
 
 

@@ -7,14 +7,17 @@ from typing import Annotated
 from pydantic import Field
 
 from components.contracts.settings import PluginSettings, RunSettings, StrictModel
+from components.finetuning.algorithms.d3po import D3POSettings
 from components.finetuning.algorithms.ddpo import DDPOSettings
 from components.finetuning.algorithms.dpok import DPOKSettings
+from components.finetuning.algorithms.spo import SPOSettings
 from components.finetuning.algorithms.supervised import SupervisedSettings
 from components.finetuning.requirements import check
 from components.rewards.scorers.settings import ModelScorerSettings, ScorerSettings
 
 MethodSettings = Annotated[
-    DDPOSettings | DPOKSettings | SupervisedSettings, Field(discriminator="name")
+    D3POSettings | DDPOSettings | DPOKSettings | SPOSettings | SupervisedSettings,
+    Field(discriminator="name"),
 ]
 """A new method is one more name here."""
 

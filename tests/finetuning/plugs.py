@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from components.contracts.protocols import Feedback
+
 
 class Redness:
     """Mean of the red channel, 0 to 10."""
@@ -52,6 +54,28 @@ class Fickle(Redness):
         return torch.full((len(images),), self.looks <= 1)
 
 
+class RedPeople:
+    """People to whom the reddest images of each prompt are good."""
+
+    def __init__(self, good_share: float) -> None:
+        self.good_share = good_share
+
+    def label(self, images: Tensor, prompts: Sequence[str], generator: torch.Generator) -> Feedback:
+        rank = Redness().score(images, prompts)
+        good = torch.zeros(len(prompts), dtype=torch.bool)
+        for prompt in set(prompts):
+            rows = torch.tensor([other == prompt for other in prompts])
+            good[rows] = rank[rows] >= rank[rows].quantile(1 - self.good_share)
+        return Feedback(good, rank)
+
+
+class StepRedness:
+    """Redness that counts for more the less noise there is."""
+
+    def score(self, images: Tensor, prompts: Sequence[str], noise: Tensor) -> Tensor:
+        return Redness().score(images, prompts) * (1.5 - noise)
+
+
 class NoJudge:
     """Cannot tell what is correct."""
 
@@ -70,6 +94,14 @@ def broken(good_calls: int) -> Broken:
 
 def fickle() -> Fickle:
     return Fickle()
+
+
+def labeller(good_share: float) -> RedPeople:
+    return RedPeople(good_share)
+
+
+def step_redness() -> StepRedness:
+    return StepRedness()
 
 
 def no_judge() -> NoJudge:
