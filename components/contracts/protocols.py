@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Bool, Float32, Int64, UInt8
+    from jaxtyping import Bool, Float, Float32, Int64, UInt8
     from torch import Tensor
 
 
@@ -20,6 +20,16 @@ class Scorer(Protocol):
         self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
     ) -> Float32[Tensor, " b"]:
         """Scores, higher is better; independent of how the images are batched."""
+        ...
+
+
+class DifferentiableScorer(Scorer, Protocol):
+    """A scorer through which gradients flow to the image."""
+
+    def score_pixels(
+        self, pixels: Float[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Float[Tensor, " b"]:
+        """Scores of pixels in [0, 1], with their graph: those of `score` but for its rounding."""
         ...
 
 

@@ -6,6 +6,12 @@ diffusers' layout and reads and writes LoRA folders; it knows no stage.
 
 from components.contracts.device import find_device
 from components.diffusion.conditioning import Conditioning
+from components.diffusion.differentiable import (
+    denoise_with_gradient,
+    last_steps,
+    pixels_with_gradient,
+    predict_with_gradient,
+)
 from components.diffusion.flow_sampler import FlowSampler
 from components.diffusion.loading import load_policy
 from components.diffusion.noise import NoiseLevel, NoiseSchedule
@@ -24,8 +30,12 @@ __all__ = [
     "Policy",
     "Sampler",
     "Trajectories",
+    "denoise_with_gradient",
     "find_device",
+    "last_steps",
     "load_policy",
+    "pixels_with_gradient",
+    "predict_with_gradient",
     "rollout",
     "sample_images",
 ]

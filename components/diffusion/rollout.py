@@ -69,7 +69,7 @@ def rollout(
     if len(seeds) != len(conditioning):
         raise ValueError(f"{len(seeds)} seeds for {len(conditioning)} prompts")
     sampler = sampler or policy.sampler
-    x_t, noises = _noise(policy, seeds)
+    x_t, noises = draw_noise(policy, seeds)
     x_t = (x_t if start is None else start.to(policy.device)).to(dtype)
     latents, log_probs, means = [x_t], [], []
     for step in range(sampler.num_steps):
@@ -108,7 +108,7 @@ def sample_images(
     return torch.cat(images), torch.cat(latents)
 
 
-def _noise(
+def draw_noise(
     policy: Policy, seeds: Sequence[int]
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n c h w"]]:
     """The first latent and the noise of every step, of each seed."""

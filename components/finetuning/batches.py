@@ -139,6 +139,8 @@ class LabelledSamples:
     x0: Float[Tensor, "b c h w"]
     conditioning: Conditioning
     reward: Float[Tensor, " b"]
+    pretraining: LabelledSamples | None = None
+    """As many samples of the pretrained model, for methods with a term on its training data."""
 
     def __len__(self) -> int:
         return len(self.reward)

@@ -83,21 +83,32 @@ class RewardModel(nn.Module):
 
     def resize(self, images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 s s"]:
         """Shortest edge to the towers' size, then the centre; rounded to bytes as Pillow does."""
+        return self._centred(self._resized(images.float()).round().clamp(0, 255)).to(torch.uint8)
+
+    def resize_pixels(self, pixels: Float32[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 s s"]:
+        """As `resize` for pixels in [0, 1], without its rounding: gradients flow."""
+        return self._centred(self._resized(pixels).clamp(0, 1))
+
+    def _resized(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         factor = self._size / min(height, width)
-        if factor != 1:
-            target = (round(height * factor), round(width * factor))
-            antialias = self._filter != "nearest-exact"
-            resized = F.interpolate(
-                images.float(), size=target, mode=self._filter, antialias=antialias
-            )
-            images = resized.round().clamp(0, 255).to(torch.uint8)
+        if factor == 1:
+            return images
+        target = (round(height * factor), round(width * factor))
+        antialias = self._filter != "nearest-exact"
+        return F.interpolate(images, size=target, mode=self._filter, antialias=antialias)
+
+    def _centred(self, images: Tensor) -> Tensor:
         top, left = ((edge - self._crop) // 2 for edge in images.shape[-2:])
         return images[..., top : top + self._crop, left : left + self._crop]
 
     def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float32[Tensor, "b 3 s s"]:
         """Bytes to the range that the image tower was trained on."""
-        return (pixels.float() / 255 - self._centre) / self._spread  # type: ignore[operator]
+        return self.normalise_pixels(pixels.float() / 255)
+
+    def normalise_pixels(self, pixels: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b 3 s s"]:
+        """As `normalise` for pixels in [0, 1]."""
+        return (pixels - self._centre) / self._spread  # type: ignore[operator]
 
     def tokenize(self, prompts: Sequence[str]) -> Int64[Tensor, "b n"]:
         """Token ids, cut and filled up to the text tower's length."""

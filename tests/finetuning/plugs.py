@@ -18,6 +18,9 @@ class Redness:
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return images[:, 0].float().mean(dim=(1, 2)) / 25.5
 
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 10 * pixels[:, 0].mean(dim=(1, 2))
+
     def correct(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score(images, prompts) > 5
 
@@ -28,6 +31,9 @@ class Constant(Redness):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return torch.ones(len(images))
 
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 1 + 0 * super().score_pixels(pixels, prompts)
+
 
 class Broken(Redness):
     """Not a number for the last image of each batch, after a while."""
@@ -36,11 +42,17 @@ class Broken(Redness):
         self.good_calls = good_calls
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        rewards = super().score(images, prompts)
+        return self.after_a_while(super().score(images, prompts))
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.after_a_while(super().score_pixels(pixels, prompts))
+
+    def after_a_while(self, rewards: Tensor) -> Tensor:
         self.good_calls -= 1
+        bad = torch.zeros(len(rewards))
         if self.good_calls < 0:
-            rewards[-1] = torch.nan
-        return rewards
+            bad[-1] = torch.nan
+        return rewards + bad
 
 
 class Fickle(Redness):

@@ -72,7 +72,10 @@ class SupervisedSettings(OptimizerSettings):
         from components.finetuning.experience.drawn_once import DrawnOnce
         from components.finetuning.interfaces import Method
 
-        return Method(Supervised(self), DrawnOnce(self, context))
+        return Method(Supervised(self), DrawnOnce(self, context, weigh=self._weights))
+
+    def _weights(self, reward: torch.Tensor) -> torch.Tensor:
+        return reward - reward.min() if self.reward_transform == "non_negative" else reward
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -42,17 +42,37 @@ class ModelScorer:
         Every pass has the same number of images, so that a matrix product never takes another code
         path for a short batch: a score does not depend on how many images came along with its own.
         """
+        return self._rewards(
+            images, prompts, lambda images: self._model.normalise(self._model.resize(images))
+        )
+
+    def score_pixels(
+        self, pixels: Float32[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Float32[Tensor, " b"]:
+        """Rewards of pixels in [0, 1], differentiable in them.
+
+        Equal to `score` of the same picture as bytes, up to the rounding after its resizing.
+        """
+        return self._rewards(
+            pixels,
+            prompts,
+            lambda pixels: self._model.normalise_pixels(self._model.resize_pixels(pixels)),
+        )
+
+    def _rewards(
+        self, images: Tensor, prompts: Sequence[str], prepare: Callable[[Tensor], Tensor]
+    ) -> Float32[Tensor, " b"]:
         text = self._text_features(prompts)
         rewards = []
         for start in range(0, len(images), CHUNK):
             chunk = images[start : start + CHUNK].to(self._model.device)
             missing = CHUNK - len(chunk)
             filled = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)])
-            pixels = self._model.normalise(self._model.resize(filled))
-            features = self._model.image_features(pixels)[: len(chunk)]
+            features = self._model.image_features(prepare(filled))[: len(chunk)]
             rewards.append(self._model.reward(features, text[start : start + CHUNK]))
         return torch.cat(rewards) if rewards else torch.zeros(0, device=self._model.device)
 
+    @torch.no_grad()
     def _text_features(self, prompts: Sequence[str]) -> Float32[Tensor, "b d"]:
         # One prompt is scored many times in a run; its frozen features are computed once, alone, so
         # that they do not depend on the other prompts either.
