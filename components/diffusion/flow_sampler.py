@@ -29,7 +29,14 @@ from torch import Tensor
 
 from components.contracts.errors import ModelError, SettingsError
 from components.diffusion.noise import NoiseLevel
-from components.diffusion.samplers import LatentGaussian, LevelSource, Step, rows_of, step_mask
+from components.diffusion.samplers import (
+    LatentGaussian,
+    LevelSource,
+    Sampler,
+    Step,
+    rows_of,
+    step_mask,
+)
 
 SDE = Literal["flow_grpo", "dance", "cps"]
 NUM_TRAIN = 1000
@@ -116,6 +123,10 @@ class FlowSampler:
         rows = sigma.view(-1, 1, 1, 1)
         return NoiseLevel(sigma * NUM_TRAIN, 1 - rows, rows, "flow")
 
+    def step_size(self, step: Step, count: int) -> Float[Tensor, "b 1 1 1"]:
+        """-dt > 0: by how much σ falls at `step`, one for all rows or int64 [count]."""
+        return rows_of(-self._velocity, step, count)
+
     def noisy_only_at(self, steps: Iterable[int]) -> FlowSampler:
         """The SDE at `steps`, the ODE elsewhere."""
         return FlowSampler(self.sigmas, self.noise_level, self.sde, noisy_steps=steps)
@@ -139,6 +150,20 @@ class FlowSampler:
         mean = x_t.float() + rows_of(self._velocity, step, count) * velocity
         mean = mean + rows_of(self._epsilon, step, count) * epsilon
         return LatentGaussian(mean, rows_of(self._std, step, count))
+
+
+def flow_sampler(sampler: Sampler) -> FlowSampler:
+    """The sampler, which must be a flow's: for what is defined for no other.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if not isinstance(sampler, FlowSampler):
+        raise SettingsError(
+            "the method is defined for flow models, and base.path is none",
+            allowed="a base.path in the layout of StableDiffusion3Pipeline",
+        )
+    return sampler
 
 
 def _coefficients(sigma: Tensor, after: Tensor, noise: Tensor, sde: SDE) -> tuple[Tensor, ...]:

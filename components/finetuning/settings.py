@@ -7,16 +7,58 @@ from typing import Annotated
 from pydantic import Field
 
 from components.contracts.settings import PluginSettings, RunSettings, StrictModel
+from components.finetuning.algorithms.awm import AWMSettings
+from components.finetuning.algorithms.cpo import CPOSettings
+from components.finetuning.algorithms.crd import CRDSettings
 from components.finetuning.algorithms.d3po import D3POSettings
+from components.finetuning.algorithms.dance_grpo import DanceGRPOSettings
+from components.finetuning.algorithms.dco import DCOSettings
 from components.finetuning.algorithms.ddpo import DDPOSettings
+from components.finetuning.algorithms.dgpo import DGPOSettings
+from components.finetuning.algorithms.diffusion_dpo import DiffusionDPOSettings
 from components.finetuning.algorithms.dpok import DPOKSettings
+from components.finetuning.algorithms.flow_dppo import FlowDPPOSettings
+from components.finetuning.algorithms.flow_grpo import FlowGRPOSettings
+from components.finetuning.algorithms.grpo_guard import GRPOGuardSettings
+from components.finetuning.algorithms.hero import HEROSettings
+from components.finetuning.algorithms.kto import KTOSettings
+from components.finetuning.algorithms.mix_grpo import MixGRPOSettings
+from components.finetuning.algorithms.nft import NFTSettings
+from components.finetuning.algorithms.prdp import PRDPSettings
+from components.finetuning.algorithms.rebel import RebelSettings
+from components.finetuning.algorithms.rlcm import RLCMSettings
+from components.finetuning.algorithms.self_rewarding import SelfRewardingSettings
+from components.finetuning.algorithms.sft import SFTSettings
 from components.finetuning.algorithms.spo import SPOSettings
 from components.finetuning.algorithms.supervised import SupervisedSettings
 from components.finetuning.requirements import check
 from components.rewards.scorers.settings import ModelScorerSettings, ScorerSettings
 
 MethodSettings = Annotated[
-    D3POSettings | DDPOSettings | DPOKSettings | SPOSettings | SupervisedSettings,
+    AWMSettings
+    | CPOSettings
+    | CRDSettings
+    | D3POSettings
+    | DCOSettings
+    | DDPOSettings
+    | DGPOSettings
+    | DPOKSettings
+    | DanceGRPOSettings
+    | DiffusionDPOSettings
+    | FlowDPPOSettings
+    | FlowGRPOSettings
+    | GRPOGuardSettings
+    | HEROSettings
+    | KTOSettings
+    | MixGRPOSettings
+    | NFTSettings
+    | PRDPSettings
+    | RebelSettings
+    | RLCMSettings
+    | SFTSettings
+    | SPOSettings
+    | SelfRewardingSettings
+    | SupervisedSettings,
     Field(discriminator="name"),
 ]
 """A new method is one more name here."""

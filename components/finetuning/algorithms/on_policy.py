@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.finetuning.algorithms.optimizer import OptimizerSettings
@@ -21,3 +23,19 @@ class OnPolicySettings(OptimizerSettings):
     accumulates the gradients of all chosen denoising steps of a part's images."""
     advantage_clip: float = Field(default=5.0, gt=0.0)
     """Advantages are kept in ± this."""
+
+
+class GroupSettings(OnPolicySettings):
+    """The members of the GRPO family compare an image with the others of its prompt.
+
+    A group whose rewards are all equal is left out of the round and counted (`dropped_groups`).
+    """
+
+    group_size: int = Field(default=12, ge=2)
+    """Images of each prompt."""
+    advantage: Literal["group_standardised", "group_global_std", "group_centred"] = (
+        "group_standardised"
+    )
+    """(r - mean of the group) over the group's deviation, over that of the round, or as it is."""
+    shared_noise: bool = False
+    """Whether all images of a prompt start from the same noise."""

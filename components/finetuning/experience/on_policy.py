@@ -7,20 +7,21 @@ What differs between methods is handed in, one small piece each:
     sampler     of each round                       MixGRPO's window
     reward      of the images of a round            HERO's encoder
     start       latents that trajectories start in  shared in a group (DanceGRPO), HERO's pool
+    recall      earlier rounds to train on as well  relabelled ones (relabelling.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from components.diffusion import Conditioning, Policy, Sampler
-from components.finetuning.algorithms.on_policy import OnPolicySettings
+from components.finetuning.algorithms.on_policy import GroupSettings, OnPolicySettings
 from components.finetuning.batches import Transitions
 from components.finetuning.experience.drawing import Drawn, draw, reward_figures, reward_of
 from components.finetuning.interfaces import MethodContext, Round
@@ -139,8 +140,26 @@ def shared_noise(latent_shape: tuple[int, int, int], group_size: int) -> StartLa
     return start
 
 
+class GroupPieces(TypedDict):
+    """What the members of the GRPO family hand to `OnPolicy`, all of them the same."""
+
+    baseline: Baseline
+    start: StartLatents | None
+
+
+def group_pieces(settings: GroupSettings, context: MethodContext) -> GroupPieces:
+    """Advantages within groups, and shared start noise where it is asked for."""
+    shape = context.policy.latent_shape
+    start = shared_noise(shape, settings.group_size) if settings.shared_noise else None
+    return {"baseline": RoundBaseline(settings.advantage), "start": start}
+
+
+Recall = Callable[[Drawn, Float[Tensor, " n"]], tuple[Drawn, Float[Tensor, " m"]]]
+"""What is trained on in the place of a round and its rewards."""
+
+
 class OnPolicy:
-    """Rounds of the policy's own images; no update ever sees another round's."""
+    """Rounds of the policy's own images; no update sees another round's, unless recalled."""
 
     def __init__(
         self,
@@ -152,6 +171,7 @@ class OnPolicy:
         sampler: Callable[[int], Sampler] | None = None,
         reward: Callable[[Drawn, torch.Generator], Float[Tensor, " n"]] | None = None,
         start: StartLatents | None = None,
+        recall: Recall | None = None,
         keep_means: bool = False,
     ) -> None:
         """Put a method's round together.
@@ -165,10 +185,11 @@ class OnPolicy:
                 the policy's noise levels, and its std where it is stochastic.
             reward: of a round's images; None is the context's.
             start: latents to start from; None is N(0, I) of every image.
+            recall: adds earlier rounds to each round; None trains on the round alone.
             keep_means: with the means of the policy that drew, for losses that compare with it.
         """
         self.settings, self.context, self.baseline = settings, context, baseline
-        self.choose, self.sampler, self.start = choose, sampler, start
+        self.choose, self.sampler, self.start, self.recall = choose, sampler, start, recall
         self.reward = reward or (lambda drawn, generator: reward_of(context, drawn))
         self.keep_means = keep_means
         self.text: Conditioning = context.policy.encode_prompts(context.prompts.prompts)
@@ -196,15 +217,18 @@ class OnPolicy:
             keep_means=self.keep_means,
         )
         reward = self.reward(drawn, generator)
-        found = self.baseline.advantages(reward, drawn)
+        trained, rewards = self.recall(drawn, reward) if self.recall else (drawn, reward)
+        found = self.baseline.advantages(rewards, trained)
         values = clipped(found.values, settings.advantage_clip)
         self.num_rounds += 1
         metrics = {
             **reward_figures(reward),
             "dropped_groups": float(found.num_dropped_groups),
         }
+        if self.sampler:
+            metrics["first_noisy_step"] = float(sampler.stochastic_steps[0])
         kept = found.kept.nonzero().flatten()
-        updates = self._updates(drawn, values, kept, sampler.stochastic_steps, generator)
+        updates = self._updates(trained, values, kept, sampler.stochastic_steps, generator)
         return Round(updates, len(reward), metrics, drawn.drift())
 
     def _updates(

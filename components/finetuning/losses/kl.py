@@ -35,3 +35,21 @@ def exact_kl(
     Worked: μ - μ_ref = (2, 0, 0, 0) and σ = 0.5 give 4 / (2 · 0.25) = 8 nats, 2 per dimension.
     """
     return ((mean - reference_mean).square() / (2 * std.square())).mean(dim=(1, 2, 3))
+
+
+def step_weighted_kl(
+    mean: Float[Tensor, "b c h w"],
+    reference_mean: Float[Tensor, "b c h w"],
+    std: Float[Tensor, "b 1 1 1"],
+    step_size: Float[Tensor, "b 1 1 1"],
+) -> Float[Tensor, " b"]:
+    """`exact_kl` times the length of the step: what Flow-GRPO's code adds (arXiv 2505.05470).
+
+    There std is σ_t·√(-dt) and the code divides by 2σ_t², so that its term is the KL of the step
+    times `step_size` = -dt. A sum over steps is then an integral over the noise level, which does
+    not grow with the number of steps; the published weights belong to it.
+
+    Worked: μ - μ_ref = (2, 0, 0, 0), std = 0.5 and a step of 0.1: 2 nats per dimension times 0.1 =
+    0.2; with σ_t² = 0.25/0.1 = 2.5 the code's mean(4, 0, 0, 0) / 5 is 0.2 too.
+    """
+    return exact_kl(mean, reference_mean, std) * step_size.flatten()

@@ -9,7 +9,7 @@ The log-probabilities behind `log_ratio` are means over the latent's dimensions
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -78,3 +78,60 @@ def ratio_figures(log_ratio: Float[Tensor, " b"], clip_range: float) -> dict[str
         "ratio_deviation_max": (ratio - 1).abs().max(),
         "clip_fraction": clip_fraction(log_ratio, clip_range),
     }
+
+
+def regulated_log_ratio(
+    log_ratio: Float[Tensor, " b"],
+    mean: Float[Tensor, "b c h w"],
+    mean_old: Float[Tensor, "b c h w"],
+    std: Float[Tensor, "b 1 1 1"],
+) -> Float[Tensor, " b"]:
+    """GRPO-Guard's log-ratio: `(log ρ + mean((μ - μ_old)²) / (2 std²)) · std` (arXiv 2510.22319).
+
+    For x = μ_old + std·z, log ρ per dimension is mean(z·Δ/std - Δ²/(2 std²)) with Δ = μ - μ_old:
+    its mean lies below zero and its spread grows where std is small. Both are undone here, and what
+    is left is mean(z·Δ).
+
+    Args:
+        log_ratio: of log-probabilities per dimension.
+        mean, mean_old: of the step, under the policy and under the one that took it.
+        std: of the step.
+
+    Worked: one dimension, μ_old = 0, std = 0.5, z = 2, so x = 1. μ = 0.25: log ρ = 2·0.25/0.5 -
+    0.0625/0.5 = 0.875, the bias 0.125, the result (0.875 + 0.125)·0.5 = 0.5 = z·Δ.
+    """
+    bias = (mean - mean_old).square().flatten(1).mean(1) / (2 * std.flatten().square())
+    return (log_ratio + bias) * std.flatten()
+
+
+def divergence_masked_loss(
+    log_ratio: Float[Tensor, " b"],
+    advantage: Float[Tensor, " b"],
+    divergence: Float[Tensor, " b"],
+    limit: float,
+) -> Float[Tensor, ""]:
+    """Flow-DPPO's form (arXiv 2606.11025): mean of `-A·ρ`, without the samples of `leaving`.
+
+    Worked: ρ = (2, 2, 0.5, 2), A = (1, -1, -1, 1), D = (3, 3, 3, 1), limit 2. Samples one and three
+    are far and leaving: what is left is (0, 2, 0, -2), and the loss 0. The gradient with respect to
+    log ρ is (0, 0.5, 0, -0.5).
+    """
+    gone = leaving(log_ratio, advantage, divergence, limit)
+    # Masked before exp: a ratio that has overflowed times zero is NaN, and so is its gradient.
+    ratio = log_ratio.masked_fill(gone, -torch.inf).exp()
+    return -(advantage * ratio).mean()
+
+
+def leaving(
+    log_ratio: Float[Tensor, " b"],
+    advantage: Float[Tensor, " b"],
+    divergence: Float[Tensor, " b"],
+    limit: float,
+) -> Bool[Tensor, " b"]:
+    """Samples whose divergence has reached `limit` and that A pushes further: ρ > 1 where A > 0, or
+    ρ < 1 where A < 0.
+
+    Worked: ρ = (2, 0.5, 2), A = (1, 1, 1), D = (3, 3, 1) with a limit of 3: (True, False, False).
+    """
+    away = log_ratio.detach().sign() * advantage.sign() > 0
+    return (divergence.detach() >= limit) & away
