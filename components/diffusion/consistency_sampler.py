@@ -4,7 +4,7 @@ Latent consistency models (LCM, 2310.04378); RLCM (2404.03673) makes of it the d
 that a policy gradient needs.
 
     papers                       here
-    f_θ(x_t, c, w, t)            c_skip·x_t + c_out·x̂0, the clean latent (LCM eq. 9)
+    f_θ(x_t, c, w, t)            c_skip·x_t + c_out·x̂0, the clean latent
     x̂0                           what the network output means, of any prediction type
     ᾱ of the next step           alpha_prev
     H                            num_steps
@@ -13,8 +13,8 @@ that a policy gradient needs.
     the last step                x_prev = f; a point has no likelihood
 
 The boundary scalings make f(x, 0) = x. With s = timestep_scaling·timestep and σ = 0.5,
-c_skip = σ² / (s² + σ²) and c_out = s / √(s² + σ²): diffusers' figures, of which the paper gives the
-general form only. The draws are those of diffusers' `LCMScheduler`.
+c_skip = σ² / (s² + σ²) and c_out = s / √(s² + σ²): functions and figures of diffusers'
+`LCMScheduler`, whose draws these are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIGMA_DATA = 0.5
 
 
 class ConsistencySampler:
-    """Multistep consistency sampling (LCM algorithm 3), as distributions."""
+    """Multistep consistency sampling, as distributions."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class ConsistencySampler:
         x_t: Float[Tensor, "b c h w"],
         step: Step,
     ) -> Float[Tensor, "b c h w"]:
-        """f_θ of LCM eq. 9: the clean latent at which the path through x_t ends.
+        """f_θ: the clean latent at which the path through x_t ends.
 
         Args:
             model_output: what the network said, which was told the guidance weight.
