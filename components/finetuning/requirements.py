@@ -39,6 +39,10 @@ class Requirements:
     """Of the base; a method that is defined for one kind of model names it."""
     min_steps: int = 1
     """Denoising steps of the sampler."""
+    judge: bool = False
+    """A held-out judge that the monitor watches: the method learns from its own scores."""
+    guidance_free: bool = False
+    """Images drawn without guidance; a consistency model, which is only told its weight, is free."""
 
 
 class Refusal(NamedTuple):
@@ -77,10 +81,21 @@ def refusals(settings: Settings, base: BaseSettings) -> Iterator[Refusal]:
         )
     if needs.likelihood:
         yield from _without_likelihood(base, kind)
+    if needs.guidance_free and base.guidance_scale != 1 and kind in ("unet", "flow"):
+        yield Refusal(
+            "is defined for images drawn without guidance, and base.guidance_scale is "
+            f"{base.guidance_scale:g}",
+            "guidance_scale 1, or a method that takes guidance (dgpo, ddpo, diffusion_dpo)",
+        )
     if base.num_steps < needs.min_steps:
         yield Refusal(
             f"needs base.num_steps of at least {needs.min_steps}, got {base.num_steps}",
             f"num_steps {needs.min_steps} or more",
+        )
+    if needs.judge and settings.monitor.judge is None:
+        yield Refusal(
+            "learns from its own scores, and nothing else watches it: monitor.judge is null",
+            "a held-out judge as monitor.judge, or method diffusion_dpo",
         )
     reward = settings.reward
     if needs.differentiable_reward and reward.name == "python" and not reward.differentiable:
