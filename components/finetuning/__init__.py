@@ -1,7 +1,7 @@
 """Stage 4: align the base model with a reward by training a LoRA.
 
 Reads `data/prompts/{train,validation}.parquet`, the base model and, where the reward is a trained
-model, `models/reward`. Writes `models/lora/` (weights that plain diffusers loads, and
+model, `models/reward`; methods on preferences also read `data/preferences`. Writes `models/lora/` (weights that plain diffusers loads, and
 `adapter.json`), `reports/curves.csv` (one row an update) and `reports/finetuning.json`. Checkpoints
 live in `.work/finetuning/` and are no outs.
 

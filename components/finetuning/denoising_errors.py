@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -130,13 +130,35 @@ def errors(
     Raises:
         SettingsError: `perceptual` on a base that is no U-Net.
     """
+    return _errors(policy, batch, kind, reference, lambda function: function())
+
+
+def _errors(
+    policy: Policy,
+    batch: Noised,
+    kind: ErrorKind,
+    reference: Adapter,
+    call: Callable[[Callable[[], tuple[Tensor, Tensor]]], tuple[Tensor, Tensor]],
+) -> Errors:
+    """`call` decides how the part with a graph is computed."""
     error_of = measure(policy, batch, kind)
-    prediction = policy.predict_at(batch.x_t, batch.level, batch.conditioning)
     with torch.no_grad():
         anchored = policy.predict_at(batch.x_t, batch.level, batch.conditioning, reference)
-        kl = latent_error(prediction, anchored)
         reference_error = error_of(anchored)
-    return Errors(error_of(prediction), reference_error, kl)
+
+    def trained() -> tuple[Tensor, Tensor]:
+        prediction = policy.predict_at(batch.x_t, batch.level, batch.conditioning)
+        return error_of(prediction), latent_error(prediction.detach(), anchored)
+
+    error, kl = call(trained)
+    return Errors(error, reference_error, kl)
+
+
+def _computed_again(function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = checkpoint(
+        function, use_reentrant=False, preserve_rng_state=False
+    )
+    return found
 
 
 def policy_error(policy: Policy, batch: Noised, kind: ErrorKind) -> Float[Tensor, " b"]:
@@ -145,18 +167,19 @@ def policy_error(policy: Policy, batch: Noised, kind: ErrorKind) -> Float[Tensor
     return error_of(policy.predict_at(batch.x_t, batch.level, batch.conditioning))
 
 
-def in_parts(function: Callable[[Noised], Any], batch: Noised, size: int) -> list[Any]:
-    """`function` of `size` rows at a time, without keeping a graph: each part is computed again in
-    the backward pass, so that a loss may join more rows than fit in memory at once."""
-    return [
-        checkpoint(
-            function,
-            batch[start : start + size],
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
+def errors_in_parts(
+    policy: Policy, batch: Noised, kind: ErrorKind, reference: Adapter = "reference"
+) -> Errors:
+    """As `errors`, `policy.batch_size` rows at a time and with no graph kept: each part is computed
+    again in the backward pass, so that a loss may join more rows than fit in memory at once."""
+    size = policy.batch_size
+    if len(batch) <= size:
+        return errors(policy, batch, kind, reference)
+    parts = [
+        _errors(policy, batch[start : start + size], kind, reference, _computed_again)
         for start in range(0, len(batch), size)
     ]
+    return Errors(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def measure(policy: Policy, batch: Noised, kind: ErrorKind) -> ErrorOf:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from components.contracts.settings import PluginSettings, RunSettings, StrictModel
+from components.finetuning.algorithms.alignprop import AlignPropSettings
 from components.finetuning.algorithms.awm import AWMSettings
 from components.finetuning.algorithms.cpo import CPOSettings
 from components.finetuning.algorithms.crd import CRDSettings
@@ -17,15 +18,19 @@ from components.finetuning.algorithms.ddpo import DDPOSettings
 from components.finetuning.algorithms.dgpo import DGPOSettings
 from components.finetuning.algorithms.diffusion_dpo import DiffusionDPOSettings
 from components.finetuning.algorithms.dpok import DPOKSettings
+from components.finetuning.algorithms.draft import DRaFTSettings
 from components.finetuning.algorithms.flow_dppo import FlowDPPOSettings
 from components.finetuning.algorithms.flow_grpo import FlowGRPOSettings
 from components.finetuning.algorithms.grpo_guard import GRPOGuardSettings
 from components.finetuning.algorithms.hero import HEROSettings
+from components.finetuning.algorithms.hive import HIVESettings
 from components.finetuning.algorithms.kto import KTOSettings
+from components.finetuning.algorithms.lee2023 import Lee2023Settings
 from components.finetuning.algorithms.mix_grpo import MixGRPOSettings
 from components.finetuning.algorithms.nft import NFTSettings
 from components.finetuning.algorithms.prdp import PRDPSettings
 from components.finetuning.algorithms.rebel import RebelSettings
+from components.finetuning.algorithms.refl import ReFLSettings
 from components.finetuning.algorithms.rlcm import RLCMSettings
 from components.finetuning.algorithms.self_rewarding import SelfRewardingSettings
 from components.finetuning.algorithms.sft import SFTSettings
@@ -36,6 +41,7 @@ from components.rewards.scorers.settings import ModelScorerSettings, ScorerSetti
 
 MethodSettings = Annotated[
     AWMSettings
+    | AlignPropSettings
     | CPOSettings
     | CRDSettings
     | D3POSettings
@@ -43,18 +49,22 @@ MethodSettings = Annotated[
     | DDPOSettings
     | DGPOSettings
     | DPOKSettings
+    | DRaFTSettings
     | DanceGRPOSettings
     | DiffusionDPOSettings
     | FlowDPPOSettings
     | FlowGRPOSettings
     | GRPOGuardSettings
     | HEROSettings
+    | HIVESettings
     | KTOSettings
+    | Lee2023Settings
     | MixGRPOSettings
     | NFTSettings
     | PRDPSettings
-    | RebelSettings
     | RLCMSettings
+    | ReFLSettings
+    | RebelSettings
     | SFTSettings
     | SPOSettings
     | SelfRewardingSettings

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.contracts.artifacts import atomic_path, write_json
 from components.contracts.stage import StageContext, log_inputs, write_manifest
+from components.finetuning.algorithms.preference_settings import PREFERENCES
 from components.finetuning.settings import Settings
 from components.rewards.scorers.settings import ModelScorerSettings
 
@@ -56,6 +57,8 @@ def _log_inputs(settings: Settings, context: StageContext) -> dict[str, str]:
     inputs = {"train": TRAIN, "validation": VALIDATION}
     if isinstance(settings.reward, ModelScorerSettings):
         inputs["reward"] = Path(settings.reward.path)
+    if settings.method.reads_preferences:
+        inputs["preferences"] = PREFERENCES
     return log_inputs(context, **inputs)
 
 
@@ -225,7 +228,7 @@ def _metrics(history: History, reached: list[str]) -> dict[str, float]:
         "dropped_groups": _sum_over_rounds(history, "dropped_groups"),
     }
     for rows, names in (
-        (history.rows, ("reward", "kl", "clip_fraction")),
+        (history.rows, ("reward", "kl", "clip_fraction", "implicit_acc")),
         (history.looks, ("judge", "validation_reward", "brightness", "saturation", "diversity")),
     ):
         for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pyarrow as pa
@@ -19,11 +20,13 @@ from components.contracts.settings import BaseSettings, ComputeSettings
 from components.contracts.stage import StageContext
 from components.contracts.tables import PROMPTS, write_table
 from components.diffusion import Policy, load_policy
+from components.finetuning.algorithms.preference_settings import PREFERENCES
 from components.finetuning.interfaces import Method, MethodContext
 from components.finetuning.prompt_pool import PromptPool
 from components.finetuning.settings import MethodSettings, Settings
 from components.tracking import NullTracker
 from tests.finetuning.plugs import Redness
+from tests.support.preferences import write_preferences
 from tests.support.tiny import tiny_base
 from tests.support.tiny_consistency import tiny_consistency_base
 from tests.support.tiny_flow import tiny_flow_base
@@ -74,6 +77,12 @@ def base_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return folder
 
 
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small `data/preferences`, written once."""
+    return write_preferences(tmp_path_factory.mktemp("preferences"))
+
+
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
     """The case that a test is parametrised with, DPOK's where it is not."""
@@ -102,11 +111,15 @@ def pool() -> PromptPool:
 
 
 @pytest.fixture
-def build(policy: Policy, pool: PromptPool, tmp_path: Path) -> Callable[..., Method]:
+def build(
+    policy: Policy, pool: PromptPool, tmp_path: Path, preferences: Path
+) -> Callable[..., Method]:
     """A method of some settings on the policy; the reward is redness unless another is given."""
 
     def _build(method: dict[str, Any], scorer: Any = None) -> Method:
         settings = TypeAdapter(MethodSettings).validate_json(json.dumps(method))
+        if settings.reads_preferences:
+            copytree(preferences, tmp_path / PREFERENCES, dirs_exist_ok=True)
         context = MethodContext(
             policy,
             pool,
@@ -158,7 +171,9 @@ def block(method: dict[str, Any], **others: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, base: BaseSettings) -> Callable[..., tuple[Settings, StageContext]]:
+def project(
+    tmp_path: Path, base: BaseSettings, preferences: Path
+) -> Callable[..., tuple[Settings, StageContext]]:
     """Settings and context of the stage in a folder of its own, the same for the same name."""
 
     def _project(
@@ -170,6 +185,8 @@ def project(tmp_path: Path, base: BaseSettings) -> Callable[..., tuple[Settings,
         work = root / ".work" / "finetuning"
         work.mkdir(parents=True, exist_ok=True)
         settings = Settings.model_validate_json(json.dumps(block(method, **others)))
+        if settings.method.reads_preferences:
+            copytree(preferences, root / PREFERENCES, dirs_exist_ok=True)
         return settings, StageContext("finetuning", root, 7, COMPUTE, base, NullTracker(), work)
 
     return _project

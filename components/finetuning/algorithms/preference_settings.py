@@ -5,6 +5,7 @@ Light to import: no torch.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,8 @@ from components.contracts.settings import StrictModel
 from components.finetuning.algorithms.optimizer import OptimizerSettings
 from components.finetuning.requirements import Requirements
 
+PREFERENCES = Path("data/preferences")
+"""What the stage `preferences` wrote, in the project's folder."""
 ErrorKind = Literal["latent", "perceptual"]
 LevelSource = Literal["sampler", "training"]
 
