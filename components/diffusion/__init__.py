@@ -11,6 +11,7 @@ from components.diffusion.differentiable import (
     last_steps,
     pixels_with_gradient,
     predict_with_gradient,
+    renoised_step_with_gradient,
 )
 from components.diffusion.flow_sampler import FlowSampler
 from components.diffusion.loading import load_policy
@@ -36,6 +37,7 @@ __all__ = [
     "load_policy",
     "pixels_with_gradient",
     "predict_with_gradient",
+    "renoised_step_with_gradient",
     "rollout",
     "sample_images",
 ]

@@ -1,7 +1,7 @@
 """Denoising that keeps its graph: clean latents that can be differentiated in the adapter.
 
     method                   network outputs that keep their gradient
-    DRaFT (2309.17400)       the last K of every image
+    DRaFT (2309.17400)       the last K of every image; DRaFT-LV: the last, from several noises
     AlignProp (2310.03739)   a random number of the last ones
     ReFL (2304.05977)        a single late one, followed by a jump to x0 in place of further steps
 
@@ -109,6 +109,32 @@ def predict_with_gradient(
         lambda x_t: policy.predict(x_t, step, conditioning), x_t, checkpointing=checkpointing
     )
     return policy.sampler.level(step, len(x_t)).predict(output, x_t)[0]
+
+
+def renoised_step_with_gradient(
+    policy: Policy,
+    conditioning: Conditioning,
+    x0: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    *,
+    checkpointing: bool = True,
+) -> Float[Tensor, "b c h w"]:
+    """The mean of the sampler's last step from `x0` put back to that step's noise level.
+
+    Args:
+        policy: the network and its sampler.
+        conditioning: one row each.
+        x0: clean latents; their own graph is cut.
+        noise: standard normal.
+        checkpointing: as in `denoise_with_gradient`.
+    """
+    last = policy.sampler.num_steps - 1
+    x_t = policy.sampler.level(last, len(x0)).add_noise(x0.detach(), noise)
+    return _call(
+        lambda x_t: policy.transition(x_t, last, conditioning).mean,
+        x_t,
+        checkpointing=checkpointing,
+    )
 
 
 def pixels_with_gradient(

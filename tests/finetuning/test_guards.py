@@ -111,6 +111,7 @@ def test_a_reward_that_breaks_stops_before_the_step(project, method):
         "callable": f"{PLUGS}:broken",
         # The monitor's first look is one call; then each method's first scores are bad.
         "arguments": {"good_calls": 1},
+        "differentiable": True,
     }
     settings, context = project(method, reward=scorer)
     with pytest.raises(QuarantinedData):

@@ -34,11 +34,9 @@ def draw_from_reference(
 class ReferenceSamples:
     """Drawn once, offered with weight 1 ever after; nothing is scored."""
 
-    def __init__(
-        self, context: MethodContext, text: Conditioning, num_images: int, group_size: int
-    ) -> None:
-        """`text` has one row for each prompt of the pool."""
-        self.context, self.text = context, text
+    def __init__(self, context: MethodContext, num_images: int, group_size: int) -> None:
+        self.context = context
+        self.text: Conditioning = context.policy.encode_prompts(context.prompts.prompts)
         self.num_images, self.group_size = num_images, group_size
         self.samples: dict[str, Tensor] = {}
         """`x0` [n c h w] and `prompt` [n], once drawn."""
