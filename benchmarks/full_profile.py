@@ -4,7 +4,7 @@
 
 Each seed runs the whole pipeline from its own split, judgements and reward model, and then both
 methods on that same reward, with the same number of images. A run is a clone of this repository
-under `.work/full_profile/`, so that the working folder is left alone; all clones share one DVC cache.
+under `.work/full_profile/`, which leaves the working folder alone; all clones share one DVC cache.
 What has been run is skipped when the same command is given again. The result is
 `benchmarks/results/full_profile.json`.
 """

@@ -1,6 +1,7 @@
 """Profiles: named sets of values for `params.yaml`, in `profiles/<name>.yaml`.
 
-A profile holds only the keys that it changes. Applying one writes `params.yaml` itself, comments
+`profiles/methods/<method>.yaml` holds the settings of one method on the miniature world. A profile
+holds only the keys that it changes; a block `method` with a name takes the place of the old one. Applying one writes `params.yaml` itself, comments
 kept, because that file is what DVC watches and what a reviewer reads: there is no hidden second
 source.
 """
@@ -18,12 +19,14 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from components.contracts.artifacts import write_text
 from components.contracts.errors import SettingsError
-from components.contracts.settings import check, read_params
+from components.contracts.settings import BaseSettings, check, read_params
 
 
 def profile_names(root: Path) -> list[str]:
     """The profiles that this project has."""
-    return sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+    folder = root / "profiles"
+    found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return sorted((path.as_posix() for path in found), key=lambda name: (name.count("/"), name))
 
 
 def apply_profile(root: Path, name: str) -> list[str]:
@@ -54,14 +57,18 @@ def _overlay(
     changed = []
     for key, value in values.items():
         name = ".".join((*parents, key))
-        if key not in params:
+        if key not in params and not (parents == ("base",) and key in BaseSettings.model_fields):
             raise SettingsError(
                 f"{name}: not in params.yaml", file=source, allowed=", ".join(params)
             )
-        if isinstance(value, Mapping):
+        if key == "method" and "name" in value:
+            if params[key] != value:
+                changed.append(f"{name}: {params[key]['name']} -> {value['name']}")
+                params[key] = value
+        elif isinstance(value, Mapping):
             changed += _overlay(params[key], value, source, (*parents, key))
-        elif params[key] != value:
-            changed.append(f"{name}: {params[key]} -> {value}")
+        elif params.get(key) != value:
+            changed.append(f"{name}: {params.get(key)} -> {value}")
             params[key] = value
     return changed
 

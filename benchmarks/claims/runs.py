@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.contracts.artifacts import read_json, write_json
 from benchmarks.claims import worlds
+from components.contracts.artifacts import read_json, write_json
 
 PROFILES = worlds.ROOT / "profiles" / "methods"
 RESULT = "result.json"
@@ -39,7 +39,16 @@ class Run:
     """File of profiles/methods/ without its ending, or `none` for the base."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Of the profile, in the layout of params.yaml."""
+    prompts_per_category: int | None = None
+    """Train on, and validate with, only so many prompts of each category; None is all of them."""
     quick: bool = False
+
+    @property
+    def base(self) -> Run:
+        """The model that this run starts from, judged in the same way."""
+        return Run(
+            "base", self.seed, NONE, {"base": self._blocks().get("base", {})}, quick=self.quick
+        )
 
     @property
     def digest(self) -> str:
@@ -47,7 +56,7 @@ class Run:
 
         A change of code that changes results is answered by removing `.work/claims/runs`.
         """
-        parts = [self.seed, self.profile, self._blocks(), self.quick]
+        parts = [self.seed, self.profile, self._blocks(), self.prompts_per_category, self.quick]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -86,9 +95,11 @@ class Run:
             return found
         world = worlds.prepare(self.seed, self.quick)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("components", "data"):
-            worlds.link(self.folder / name, world / name)
-        (self.folder / "models").mkdir(exist_ok=True)
+        worlds.link(self.folder / "components", world / "components")
+        for name in ("models", "data"):
+            (self.folder / name).mkdir(exist_ok=True)
+        worlds.link(self.folder / "data" / "preferences", world / "data" / "preferences")
+        worlds.link_prompts(self.folder, world, self.prompts_per_category)
         worlds.link(self.folder / "models" / "reward", world / "models" / "reward")
         worlds.write_params(
             self.folder, {"seed": self.seed, "compute": {"threads": 1}, **self._blocks()}

@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from components.contracts.artifacts import write_text
+from components.contracts.tables import PROMPTS, read_table, write_table
 from flows.profiles import params_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +93,26 @@ def call(folder: Path, module: str, *arguments: str) -> None:
     )
     if ran.returncode:
         raise RuntimeError(f"{folder.name}: {module} failed\n{ran.stderr[-2000:]}")
+
+
+def link_prompts(folder: Path, world: Path, per_category: int | None) -> None:
+    """The world's prompts in a run's folder; with `per_category` the first so many of each category
+    of the training split are all that is trained on, and what validates too."""
+    source, own = world / "data" / "prompts", folder / "data" / "prompts"
+    if per_category is None:
+        link(own, source)
+        return
+    own.mkdir(exist_ok=True)
+    link(own / "test.parquet", source / "test.parquet")
+    rows = read_table(source / "train.parquet", PROMPTS).to_pylist()
+    taken: Counter[str] = Counter()
+    few = []
+    for row in rows:
+        taken[row["category"]] += 1
+        if taken[row["category"]] <= per_category:
+            few.append(row)
+    for split in ("train", "validation"):
+        write_table(own / f"{split}.parquet", pa.Table.from_pylist(few), PROMPTS)
 
 
 def link(place: Path, target: Path) -> None:

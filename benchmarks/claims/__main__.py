@@ -1,0 +1,150 @@
+"""The papers' claims in miniature: run what is missing, write figures, table and plots.
+
+    python -m benchmarks.claims                     everything, three seeds (hours; resumes)
+    python -m benchmarks.claims --claims 4 7        some of the claims
+    python -m benchmarks.claims --methods dpok nft  some of the methods of claim 9
+    python -m benchmarks.claims --quick             every line of it in three minutes, nothing kept
+    python -m benchmarks.claims --report            figures, table and plots of what has been run
+
+A run that was killed goes on from its checkpoint, a finished one is never run again. Results are
+`benchmarks/results/claims/*.json`, plots lie beside them, and `docs/claims.md` is the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.claims import plots, report, worlds
+from benchmarks.claims.runs import Run
+from benchmarks.claims.table import CLAIMS, Claim
+from components.contracts.artifacts import read_json, write_json
+from components.contracts.stage import git_revision
+
+RESULTS = worlds.ROOT / "benchmarks" / "results" / "claims"
+
+
+def main() -> int:
+    """Run, then report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.claims",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--claims", nargs="+", choices=[claim.number for claim in CLAIMS])
+    parser.add_argument("--methods", nargs="+", help="arms by name; others are left out")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: nothing is kept")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    claims = [
+        claim for claim in CLAIMS if options.claims in (None, []) or claim.number in options.claims
+    ]
+    if not options.report:
+        failed = run_all(wanted(claims, seeds, options.quick, options.methods), options.jobs)
+        for name, reason in failed.items():
+            print(f"error: {name}: {reason}", file=sys.stderr)
+        if failed:
+            return 1
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            write(claims, seeds, True, Path(folder))
+        print("claims: every arm ran and every figure was drawn; nothing was kept")
+    else:
+        write(claims, seeds, False, RESULTS)
+        report.write_table(RESULTS, worlds.ROOT / "docs" / "claims.md")
+    return 0
+
+
+def wanted(
+    claims: Sequence[Claim], seeds: Sequence[int], quick: bool, names: Sequence[str] | None
+) -> list[Run]:
+    """The runs of some claims and their bases, each once; whole seeds first, so that an interrupted
+    table has something to say."""
+    found: dict[Path, Run] = {}
+    for seed in seeds:
+        for claim in claims:
+            for name, arm in claim.arms.items():
+                if names and name not in names:
+                    continue
+                (run,) = arm.runs(name, [seed], quick)
+                found.setdefault(run.base.folder, run.base)
+                found.setdefault(run.folder, run)
+    return list(found.values())
+
+
+def run_all(runs: Sequence[Run], jobs: int) -> dict[str, str]:
+    """Execute what is missing, `jobs` at a time, each in a process of its own; returns failures."""
+    missing = [run for run in runs if run.result is None]
+    print(f"claims: {len(runs)} runs, {len(missing)} of them to do", file=sys.stderr, flush=True)
+    for seed, quick in dict.fromkeys((run.seed, run.quick) for run in missing):
+        worlds.prepare(seed, quick)
+    failed: dict[str, str] = {}
+    began = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_execute, run): run for run in missing}
+        for done, future in enumerate(as_completed(waiting), start=1):
+            run = waiting[future]
+            if error := future.result():
+                failed[f"{run.name}, seed {run.seed}"] = error
+            minutes = (time.monotonic() - began) / 60
+            note = "  FAILED" if error else ""
+            print(
+                f"claims: {done}/{len(missing)}  {minutes:.0f} min  {run.name}, {run.seed}{note}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return failed
+
+
+def _execute(run: Run) -> str:
+    """What went wrong, nothing if all is well."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.claims.runs", json.dumps(asdict(run))],
+        capture_output=True,
+        text=True,
+        cwd=worlds.ROOT,
+        check=False,
+    )
+    return "" if ran.returncode == 0 else ran.stderr.strip().splitlines()[-1]
+
+
+def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Path) -> None:
+    """Figures and plots of every claim all of whose arms have run under every seed; an arm that has
+    not is left out and named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for claim in claims:
+        arms = {name: arm.runs(name, seeds, quick) for name, arm in claim.arms.items()}
+        lacking = [name for name, runs in arms.items() if any(run.result is None for run in runs)]
+        if lacking and claim.number != "9":
+            print(f"claim {claim.number}: not yet run: {', '.join(lacking)}", file=sys.stderr)
+            continue
+        complete = {name: runs for name, runs in arms.items() if name not in lacking}
+        path = folder / f"claim-{claim.number}.json"
+        write_json(
+            path,
+            {
+                "claim": claim.number,
+                "title": claim.title,
+                "seeds": list(seeds),
+                "git_revision": git_revision(worlds.ROOT),
+                "not_run": lacking,
+                **claim.figures(complete),
+            },
+        )
+        plots.draw(read_json(path), folder / f"claim-{claim.number}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

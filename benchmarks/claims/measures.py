@@ -1,0 +1,139 @@
+"""From the runs of several seeds to a figure with an interval.
+
+Every run of a seed judges the same prompts from the same noise, so two runs are compared image by
+image. Seeds differ in their split of prompts, judgements, reward model and training noise; prompts
+of all seeds are pooled, and a prompt of a seed is the unit that the bootstrap draws. With three
+seeds the spread between them is told beside it (`by_seed`): the interval holds what was measured,
+not every seed there could be.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.claims.runs import IMAGES, Run
+from components.contracts.artifacts import read_safetensors
+from components.evaluation.statistics import clustered_bootstrap, win_outcomes
+
+Figure = Literal["correct", "score", "reward"]
+Split = Literal["test", "train"]
+Curve = Literal["judge", "validation_reward"]
+Array = NDArray[np.float64]
+
+
+def difference(
+    ours: Sequence[Run], theirs: Sequence[Run], figure: Figure, split: Split = "test"
+) -> dict[str, Any]:
+    """Mean of ours minus theirs, image by image, over all seeds."""
+    return _pooled(ours, theirs, figure, split, lambda a, b: a - b)
+
+
+def win_rate(ours: Sequence[Run], theirs: Sequence[Run], split: Split = "test") -> dict[str, Any]:
+    """Share of images that the judge scores higher than theirs of the same noise; a tie is half."""
+    return _pooled(ours, theirs, "score", split, win_outcomes)
+
+
+def level(runs: Sequence[Run], figure: Figure, split: Split = "test") -> dict[str, Any]:
+    """Mean of a figure over all seeds."""
+    return _pooled(runs, runs, figure, split, lambda a, _: a)
+
+
+def diversity(runs: Sequence[Run], split: Split = "test") -> dict[str, Any]:
+    """Mean over seeds of the distance among the images of one prompt."""
+    by_seed = [_result(run)[split]["diversity"] for run in runs]
+    return {"value": float(np.mean(by_seed)), "by_seed": by_seed}
+
+
+def cost_to_reach(
+    runs: Sequence[Run], target: Sequence[float], curve: Curve, cost: str
+) -> dict[str, Any]:
+    """What it costs each seed to reach its target on a curve, linear between two looks.
+
+    Args:
+        runs: one each seed.
+        target: one each seed.
+        curve: what the monitor looked at.
+        cost: a column of the curves that grows: `images`, `update`, `labels`.
+
+    Returns:
+        `by_seed` (None where the target was never reached) and the mean of those that did.
+    """
+    by_seed = [
+        _crossing(_looks(run, curve, cost), wanted)
+        for run, wanted in zip(runs, target, strict=True)
+    ]
+    reached = [value for value in by_seed if value is not None]
+    return {
+        "value": float(np.mean(reached)) if reached else None,
+        "by_seed": by_seed,
+        "reached": f"{len(reached)} of {len(by_seed)}",
+        "target": list(target),
+    }
+
+
+def best(run: Run, curve: Curve) -> float:
+    """The highest look of a run."""
+    return max(row[curve] for row in _result(run)["curves"] if curve in row)
+
+
+def first(run: Run, curve: Curve) -> float:
+    """The look before the first update."""
+    return float(next(row[curve] for row in _result(run)["curves"] if curve in row))
+
+
+def looks(run: Run) -> list[dict[str, float]]:
+    """Rows of the curves in which the monitor looked."""
+    return [row for row in _result(run).get("curves", []) if "validation_reward" in row]
+
+
+def _looks(run: Run, curve: Curve, cost: str) -> list[tuple[float, float]]:
+    rows, spent = _result(run)["curves"], 0.0
+    found = []
+    for row in rows:
+        # A look is taken before the row's round: what it cost is what had been spent before it.
+        if curve in row:
+            found.append((spent, float(row[curve])))
+        spent = float(row.get(cost, spent))
+    return found
+
+
+def _crossing(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
+    for (cost_before, before), (cost_after, after) in itertools.pairwise(points):
+        if after >= wanted > before:
+            return cost_before + (wanted - before) / (after - before) * (cost_after - cost_before)
+    return None
+
+
+def _pooled(
+    ours: Sequence[Run], theirs: Sequence[Run], figure: Figure, split: Split, combine: Any
+) -> dict[str, Any]:
+    values, clusters, by_seed = [], [], []
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        mine, other = _images(a), _images(b)
+        found: Array = combine(mine[f"{split}.{figure}"], other[f"{split}.{figure}"])
+        values.append(found)
+        clusters.append(mine[f"{split}.prompt"].astype(np.int64) + 1_000_000 * number)
+        by_seed.append(float(found.mean()))
+    estimate = clustered_bootstrap(np.concatenate(values), np.concatenate(clusters), 0, 4000)
+    return {
+        "value": estimate.value,
+        "interval": [estimate.low, estimate.high],
+        "by_seed": by_seed,
+    }
+
+
+def _images(run: Run) -> dict[str, Array]:
+    tensors = read_safetensors(run.folder / IMAGES)
+    return {name: tensor.double().numpy() for name, tensor in tensors.items()}
+
+
+def _result(run: Run) -> dict[str, Any]:
+    found = run.result
+    if found is None:
+        raise RuntimeError(f"{run.name}, seed {run.seed}: has not been run")
+    return found

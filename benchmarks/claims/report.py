@@ -1,0 +1,127 @@
+"""`docs/claims.md`: every claim with its figures, verdict and picture; no figure is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.discussion import DISCUSSION, METHODS
+from components.contracts.artifacts import read_json, write_text
+
+Figures = Mapping[str, Any]
+HEAD = """# The papers' claims, in miniature
+
+Written by `python -m benchmarks.claims --report` from
+[the results](../benchmarks/results/claims); words about figures are in
+[`benchmarks/claims/discussion.py`](../benchmarks/claims/discussion.py).
+Every run of a seed has the same split of prompts, the same people, the same reward model and the
+same noise for its judged images. "Gain" is the share of prompt-correct images, by a judge that was
+not the reward, on prompts that were never trained on, minus that of the base model, in points, with
+a 95 % interval (bootstrap over the prompts of all seeds) and, in brackets, the gain of each seed.
+Images are small and prompts are simple: what holds here need not hold for a large model, and the
+other way round.
+"""
+
+
+def write_table(results: Path, target: Path) -> None:
+    """Write the page from every `claim-*.json` that is there."""
+    paths = sorted(results.glob("claim-*.json"))
+    parts = [HEAD]
+    for path in paths:
+        parts += _claim(read_json(path), results)
+    write_text(target, "\n".join(parts) + "\n")
+
+
+def _claim(figures: Figures, results: Path) -> Iterator[str]:
+    number = figures["claim"]
+    seeds = ", ".join(map(str, figures["seeds"]))
+    yield f"\n## {number}. {figures['title']}\n"
+    yield DISCUSSION.get(number, "") + "\n"
+    if figures["not_run"]:
+        yield f"Not run yet: {', '.join(figures['not_run'])}.\n"
+    yield f"Seeds {seeds}; `python -m benchmarks.claims --claims {number}`.\n"
+    yield from _arms(figures)
+    if "pairs" in figures:
+        yield from _pairs(figures["pairs"])
+    if "cost" in figures:
+        yield from _costs(figures["cost"])
+    if "labels" in figures:
+        yield from _labels(figures)
+    yield f"\n![{figures['title']}](../benchmarks/results/claims/claim-{number}.png)"
+
+
+def _arms(figures: Figures) -> Iterator[str]:
+    whole = figures["claim"] == "9"
+    yield (
+        "| arm | correct | gain, unseen prompts | gain, seen prompts | reward gain | diversity |"
+        + (" what it says |" if whole else "")
+    )
+    yield "| --- | --- | --- | --- | --- | --- |" + (" --- |" if whole else "")
+    for name, arm in figures["arms"].items():
+        share = arm["diversity"]["value"] / arm["base_diversity"]["value"]
+        cells = [
+            name,
+            f"{100 * arm['correct']['value']:.0f} %",
+            _points(arm["gain"]),
+            f"{100 * arm['gain_on_seen_prompts']['value']:+.1f}",
+            f"{arm['reward_gain']['value']:+.2f}",
+            f"{100 * share:.0f} %",
+        ]
+        if whole:
+            cells.append(_says(arm["gain"], METHODS.get(name, "")))
+        yield f"| {' | '.join(cells)} |"
+
+
+def _says(gain: Figures, why: str) -> str:
+    low, high = gain["interval"]
+    if low > 0:
+        return "improves"
+    verdict = "worse than the base" if high < 0 else "no improvement shown"
+    return f"{verdict}. {why}".strip()
+
+
+def _pairs(pairs: Figures) -> Iterator[str]:
+    yield "\n| at equal steps | win rate | difference, points | updates to the rival's best |"
+    yield "| --- | --- | --- | --- |"
+    for name, pair in pairs.items():
+        rate = pair["win_rate"]
+        low, high = (100 * value for value in rate["interval"])
+        yield (
+            f"| {name} | {100 * rate['value']:.1f} % [{low:.1f}, {high:.1f}] | "
+            f"{_points(pair['difference'])} | {_cost(pair[_TO_BEST])} |"
+        )
+
+
+_TO_BEST = "updates to the rival's best"
+
+
+def _costs(costs: Figures) -> Iterator[str]:
+    names = list(next(iter(costs.values())))
+    yield f"\n| to the same level | {' | '.join(names)} |"
+    yield f"| --- |{' --- |' * len(names)}"
+    for arm, row in costs.items():
+        yield f"| {arm} | {' | '.join(_cost(row[name]) for name in names)} |"
+
+
+def _labels(figures: Figures) -> Iterator[str]:
+    yield (
+        f"\n| labels until {100 * figures['rise']:.0f} % of the wrong images are right, "
+        "from N(0, I) | labels | best share correct, by seed |"
+    )
+    yield "| --- | --- | --- |"
+    for name, row in figures["labels"].items():
+        best = ", ".join(f"{100 * value:.0f} %" for value in row["best"])
+        yield f"| {name} | {_cost(row['from N(0, I)'])} | {best} |"
+
+
+def _points(estimate: Figures) -> str:
+    low, high = (100 * value for value in estimate["interval"])
+    seeds = ", ".join(f"{100 * value:+.1f}" for value in estimate["by_seed"])
+    return f"{100 * estimate['value']:+.1f} [{low:+.1f}, {high:+.1f}] ({seeds})"
+
+
+def _cost(found: Figures) -> str:
+    if found["value"] is None:
+        return "not reached"
+    return f"{found['value']:,.0f} ({found['reached']} seeds)"

@@ -1,0 +1,271 @@
+"""The papers' claims: which runs each of them needs, and which figures decide it.
+
+An arm is a method with its settings; it runs once for each seed and serves every claim that names
+it. What a claim's figures mean is said in `discussion.py`, next to the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.claims import measures
+from benchmarks.claims.runs import Run
+
+Arms = Mapping[str, Sequence[Run]]
+"""The runs of each arm, one a seed."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method as a claim wants it."""
+
+    profile: str
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the profile's block `method`."""
+    prompts_per_category: int | None = None
+
+    def runs(self, name: str, seeds: Sequence[int], quick: bool) -> list[Run]:
+        """One run a seed."""
+        changes = {"finetuning": {"method": dict(self.method)}} if self.method else {}
+        return [
+            Run(name, seed, self.profile, changes, self.prompts_per_category, quick)
+            for seed in seeds
+        ]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper that the miniature can test."""
+
+    number: str
+    title: str
+    arms: Mapping[str, Arm]
+    figures: Callable[[Arms], dict[str, Any]]
+
+
+FEW = 1
+"""Prompts of each category where a claim is about few prompts: five in all."""
+
+
+def against_base(arms: Arms) -> dict[str, Any]:
+    """What every arm did on unseen and on seen prompts: level, gain over its base, diversity."""
+    table: dict[str, Any] = {}
+    for name, runs in arms.items():
+        bases = [run.base for run in runs]
+        table[name] = {
+            "correct": measures.level(runs, "correct"),
+            "gain": measures.difference(runs, bases, "correct"),
+            "gain_on_seen_prompts": measures.difference(runs, bases, "correct", "train"),
+            "reward_gain": measures.difference(runs, bases, "reward"),
+            "diversity": measures.diversity(runs),
+            "base_diversity": measures.diversity(bases),
+        }
+    return table
+
+
+def compare(ours: str, theirs: str) -> Callable[[Arms], dict[str, Any]]:
+    """Every arm against its base, and one against another image by image."""
+
+    def figures(arms: Arms) -> dict[str, Any]:
+        a, b = arms[ours], arms[theirs]
+        return {
+            "arms": against_base(arms),
+            f"{ours} minus {theirs}": measures.difference(a, b, "correct"),
+            f"win rate of {ours} over {theirs}": measures.win_rate(a, b),
+        }
+
+    return figures
+
+
+def cost(
+    ours: Sequence[str], theirs: str, curve: measures.Curve, *costs: str, share: float = 0.8
+) -> Callable[[Arms], dict[str, Any]]:
+    """What it costs to reach `share` of the rival's own rise on a curve, for each arm."""
+
+    def figures(arms: Arms) -> dict[str, Any]:
+        target = []
+        for run in arms[theirs]:
+            start = measures.first(run, curve)
+            target.append(start + share * (measures.best(run, curve) - start))
+        return {
+            "arms": against_base(arms),
+            "cost": {
+                name: {
+                    what: measures.cost_to_reach(arms[name], target, curve, what) for what in costs
+                }
+                for name in (*ours, theirs)
+            },
+        }
+
+    return figures
+
+
+def pairs_of(*names: tuple[str, str]) -> Callable[[Arms], dict[str, Any]]:
+    """Several comparisons of two arms at equal steps."""
+
+    def figures(arms: Arms) -> dict[str, Any]:
+        return {
+            "arms": against_base(arms),
+            "pairs": {
+                f"{ours} against {theirs}": {
+                    "win_rate": measures.win_rate(arms[ours], arms[theirs]),
+                    "difference": measures.difference(arms[ours], arms[theirs], "correct"),
+                    "updates to the rival's best": measures.cost_to_reach(
+                        arms[ours],
+                        [measures.best(run, "judge") for run in arms[theirs]],
+                        "judge",
+                        "update",
+                    ),
+                }
+                for ours, theirs in names
+            },
+        }
+
+    return figures
+
+
+def labels_needed(arms: Arms) -> dict[str, Any]:
+    """Labels until the judged share of N(0, I) images has risen by a given part of what is left."""
+    share = 0.25
+    table: dict[str, Any] = {}
+    for name, runs in arms.items():
+        starts = [measures.first(run, "judge") for run in runs]
+        target = [start + share * (1 - start) for start in starts]
+        cost_column = "images" if "fixed reward" in name else "labels"
+        table[name] = {
+            "from N(0, I)": measures.cost_to_reach(runs, target, "judge", cost_column),
+            "best": [measures.best(run, "judge") for run in runs],
+        }
+    return {"arms": against_base(arms), "labels": table, "rise": share}
+
+
+def everything(arms: Arms) -> dict[str, Any]:
+    """Every arm, and the curves of its looks: reward, judge, diversity."""
+    return {
+        "arms": against_base(arms),
+        "curves": {name: [measures.looks(run) for run in runs] for name, runs in arms.items()},
+    }
+
+
+def _flips(profile: str) -> dict[str, Arm]:
+    return {
+        f"{profile}, {percent} % flips": Arm(
+            profile,
+            {"labels": _labels(percent / 100)},
+            prompts_per_category=FEW,
+        )
+        for percent in (0, 10, 20)
+    }
+
+
+def _labels(flips: float) -> dict[str, Any]:
+    return {
+        "source": "plug",
+        "callable": "components.miniature.people:build_labeller",
+        "arguments": {"flip_probability": flips},
+    }
+
+
+METHODS = (
+    "dpok",
+    "ddpo",
+    "prdp",
+    "rebel",
+    "crd",
+    "hero",
+    "d3po",
+    "spo",
+    "diffusion_dpo",
+    "ncp_dpo",
+    "cpo",
+    "ncp_cpo",
+    "sft",
+    "ncp_sft",
+    "dco",
+    "kto",
+    "self_rewarding",
+    "supervised",
+    "lee2023",
+    "hive",
+    "refl",
+    "alignprop",
+    "draft",
+    "draft_lv",
+    "rlcm",
+    "flow_grpo",
+    "mix_grpo",
+    "grpo_guard",
+    "dance_grpo",
+    "flow_dppo",
+    "nft",
+    "awm",
+    "dgpo",
+)
+"""Every method once, as its profile has it."""
+
+CLAIMS = (
+    Claim(
+        "1",
+        "DPOK against supervised fine-tuning; KL keeps quality",
+        {
+            "dpok": Arm("dpok"),
+            "dpok, no KL": Arm("dpok", {"kl_weight": 0.0}),
+            "supervised": Arm("supervised", {"kl": "none"}),
+            "supervised, KL": Arm("supervised"),
+        },
+        compare("dpok", "supervised, KL"),
+    ),
+    Claim(
+        "2",
+        "PRDP against DDPO on many prompts seen few times, and on few prompts",
+        {
+            "prdp": Arm("prdp"),
+            "ddpo": Arm("ddpo"),
+            "prdp, few prompts": Arm("prdp", prompts_per_category=FEW),
+            "ddpo, few prompts": Arm("ddpo", prompts_per_category=FEW),
+        },
+        pairs_of(("prdp", "ddpo"), ("prdp, few prompts", "ddpo, few prompts")),
+    ),
+    Claim(
+        "3",
+        "HERO needs 4 times fewer labels than D3PO",
+        {
+            **_flips("hero"),
+            **_flips("d3po"),
+            "ddpo, fixed reward": Arm("ddpo", prompts_per_category=FEW),
+        },
+        labels_needed,
+    ),
+    Claim(
+        "4",
+        "Noise-conditioned perception against the latent error: win rate and compute",
+        {name: Arm(name) for name in METHODS if name.endswith(("_dpo", "cpo", "sft"))},
+        pairs_of(("ncp_dpo", "diffusion_dpo"), ("ncp_cpo", "cpo"), ("ncp_sft", "sft")),
+    ),
+    Claim(
+        "5",
+        "RLCM reaches a reward level sooner than DDPO",
+        {"rlcm": Arm("rlcm"), "ddpo": Arm("ddpo")},
+        cost(("rlcm",), "ddpo", "validation_reward", "images", "update"),
+    ),
+    Claim(
+        "6",
+        "Gradients through sampling need fewer samples than DDPO",
+        {name: Arm(name) for name in ("alignprop", "draft", "draft_lv", "refl", "ddpo")},
+        cost(("alignprop", "draft", "draft_lv", "refl"), "ddpo", "validation_reward", "images"),
+    ),
+    Claim(
+        "7",
+        "DiffusionNFT against Flow-GRPO; MixGRPO's saving",
+        {name: Arm(name) for name in ("nft", "mix_grpo", "flow_grpo")},
+        cost(("nft", "mix_grpo"), "flow_grpo", "validation_reward", "images", "update"),
+    ),
+    Claim(
+        "9",
+        "Over-optimisation: judge and diversity against the reward, every method",
+        {name: Arm(name) for name in METHODS},
+        everything,
+    ),
+)
