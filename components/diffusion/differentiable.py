@@ -84,6 +84,9 @@ def predict_with_gradient(
 ) -> Float[Tensor, "b c h w"]:
     """The clean latents that the network sees at `step` of a rollout; only that look has a graph.
 
+    A consistency model's boundary scalings are left out of the look; they change it by less than
+    one part in ten thousand at any timestep that is visited.
+
     Args:
         policy: the network and its sampler.
         conditioning: one row each.

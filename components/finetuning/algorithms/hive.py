@@ -39,6 +39,7 @@ from pydantic import Field, model_validator
 
 from components.finetuning.algorithms.denoising import denoising_error
 from components.finetuning.algorithms.optimizer import OptimizerSettings
+from components.finetuning.requirements import Requirements
 
 if TYPE_CHECKING:
     import torch
@@ -92,6 +93,10 @@ class HIVESettings(OptimizerSettings):
         """What is appended for each level, the worst first."""
         named = tuple(self.phrase.replace("{level}", name) for name in self.level_names)
         return named if self.inference_phrase is None else (*named[:-1], self.inference_phrase)
+
+    def requires(self) -> Requirements:
+        """A model that was trained by denoising; a consistency model is none any more."""
+        return Requirements(families=("unet", "flow"))
 
     def build(self, context: MethodContext) -> Method:
         """The loss, and images drawn once that feed it."""

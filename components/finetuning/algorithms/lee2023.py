@@ -41,6 +41,7 @@ from pydantic import Field, model_validator
 from components.contracts.settings import StrictModel
 from components.finetuning.algorithms.denoising import denoising_error
 from components.finetuning.algorithms.optimizer import OptimizerSettings
+from components.finetuning.requirements import Requirements
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +107,10 @@ class Lee2023Settings(OptimizerSettings):
         if self.num_images % self.group_size:
             raise ValueError("num_images must be a multiple of group_size")
         return self
+
+    def requires(self) -> Requirements:
+        """A model that was trained by denoising; a consistency model is none any more."""
+        return Requirements(families=("unet", "flow"))
 
     def build(self, context: MethodContext) -> Method:
         """The loss, and images drawn once that feed it."""

@@ -40,7 +40,7 @@ from components.finetuning.algorithms.sampling_gradient import (
     reward_metrics,
     reward_of_latents,
 )
-from components.finetuning.requirements import Requirements
+from components.finetuning.requirements import Family, Requirements
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +124,14 @@ class ReFLSettings(SamplingGradientSettings):
     """The paper's second loss; null is the code."""
 
     def requires(self) -> Requirements:
-        """A differentiable reward, and a sampler that has the steps of the window."""
-        return Requirements(differentiable_reward=True, min_steps=self.window.min_steps)
+        """A differentiable reward, and a sampler that has the steps of the window; with the second
+        loss a model that was trained by denoising, which a consistency model is no more."""
+        families: tuple[Family, ...] = ("unet", "flow")
+        if self.pretraining is None:
+            families = (*families, "consistency")
+        return Requirements(
+            differentiable_reward=True, families=families, min_steps=self.window.min_steps
+        )
 
     def build(self, context: MethodContext) -> Method:
         """The loss, and prompts to draw for."""
