@@ -1,4 +1,4 @@
-"""Stepping through a rectified flow, as an ODE or as an SDE with the same marginals.
+"""Stepping through a rectified flow: as an ODE, as an SDE with its marginals, or as CPS.
 
 Flow-GRPO (2505.05470), DanceGRPO (2505.07818), CPS (2509.05952).
 
@@ -12,6 +12,10 @@ Flow-GRPO (2505.05470), DanceGRPO (2505.07818), CPS (2509.05952).
     flow_grpo,   mean   = x_t + [v + g²/(2σ)·ε̂] dt,   std = g·sqrt(-dt)
     dance                 where ε̂ = x_t + (1 - σ)·v, and -ε̂/σ is the score
     cps          mean   = (1 - σ')·x̂0 + σ'·cos(aπ/2)·ε̂,   std = σ'·sin(aπ/2),   σ' = sigma_next
+
+The SDEs have the flow's marginals in the limit of many steps; with few, their noise stays visible.
+CPS keeps the flow's coefficients at any number of steps, which is exact where x̂0 is; the share of
+noise that it replaces does not shrink with the step, so that spread-out data lose variance.
 
 Deviation: the last step, which lands on σ = 0, is the ODE's in every form. The released codes add
 noise there and leave that step out of the training; its tiny std would outweigh all others.

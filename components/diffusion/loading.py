@@ -161,6 +161,12 @@ def _load_flow(folder: Path, base: BaseSettings, device: torch.device) -> _Parts
     transformer = _load(SD3Transformer2DModel, folder / "transformer", device)
     vae = _load(AutoencoderKL, folder / "vae", device)
     scheduler = _from_pretrained(FlowMatchEulerDiscreteScheduler, folder / "scheduler")
+    if scheduler.config.use_dynamic_shifting:
+        raise ModelError(
+            "shifts its noise levels by the size of the image",
+            file=folder / "scheduler",
+            allowed="use_dynamic_shifting false, as Stable Diffusion 3 has it",
+        )
     scheduler.set_timesteps(base.num_steps)
     text = StableDiffusion3Text(tokenizers, encoders, transformer.config.joint_attention_dim)
     sampler = FlowSampler(scheduler.sigmas.to(device), base.noise_level, base.flow_sde)
