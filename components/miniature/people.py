@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.contracts.protocols import Feedback
 from components.miniature import judge as judges
 from components.miniature.judge import Judge
 
@@ -175,6 +176,59 @@ def build(
         tie_threshold,
         flip_probability,
     )
+
+
+@dataclass(frozen=True)
+class PatientLabeller:
+    """Somebody who looks at every image of a round, good or bad, and orders those of a prompt.
+
+    Attributes:
+        judge: the eyes.
+        flip_probability: how often good and bad are taken for each other, in [0, 1].
+    """
+
+    judge: Judge
+    flip_probability: float
+
+    def label(self, images: Tensor, prompts: Sequence[str], generator: torch.Generator) -> Feedback:
+        """Return what is good, and how good each image is.
+
+        Good is what the judge calls correct, but for the flips; the rank is the judge's log-score,
+        not flipped, floored like that of the people who compare.
+
+        Args:
+            images: uint8 [n, 3, h, w]; resized to the judge's 64 pixels if need be.
+            prompts: n captions of the miniature world.
+            generator: the only source of chance, on the CPU.
+
+        Raises:
+            ValueError: a prompt is not of this world, or the lengths differ.
+        """
+        images = _at_judge_size(images)
+        correct = self.judge.correct(images, prompts)
+        flipped = torch.rand(len(correct), generator=generator) < self.flip_probability
+        rank = self.judge.log_score(images, prompts).clamp(min=LOG_SCORE_FLOOR)
+        return Feedback(correct ^ flipped, rank)
+
+
+def build_labeller(
+    flip_probability: float = 0.05, *, judge: Judge | None = None
+) -> PatientLabeller:
+    """Return somebody who labels rounds of images (protocol `Labeller`).
+
+    This person sees with the judge: what is trained on such labels must not be evaluated by it as
+    if it were held out.
+
+    Args:
+        flip_probability: in [0, 1].
+        judge: the eyes; the shipped judge when None.
+
+    Raises:
+        ValueError: a number is out of its range; the message names it.
+    """
+    if not 0 <= flip_probability <= 1:
+        raise ValueError(f"flip_probability must be in [0, 1], not {flip_probability}")
+    return PatientLabeller(judge if judge is not None else judges.load(), flip_probability)
 
 
 def aesthetics(images: Tensor) -> Tensor:
