@@ -1,4 +1,4 @@
-"""Judge the LoRA of a run's folder: `python -m benchmarks.claims.judge`, called there.
+"""Judge the LoRA of a run's folder.
 
 Test prompts (never trained on) and as many training prompts, each image with the noise that every
 run of the seed has. Writes `judged.json` with figures and `images.safetensors` with every image's
@@ -7,9 +7,7 @@ verdict, score and reward.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +24,31 @@ from components.miniature.judge import load as load_judge
 from components.rewards.scorers import build_scorer
 from components.rewards.scorers.settings import ModelScorerSettings
 
-SPLITS = ("test", "train")
-"""Unseen prompts and seen ones."""
+PROMPTS = {"test": 40, "train": 20}
+"""Of each category, unseen and seen ones; four images of each."""
 RESAMPLES = 2000
 
 
-def main() -> int:
-    """Draw, judge and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims.judge", description=__doc__)
-    size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--quick", action="store_true", help="a handful of images")
-    size.add_argument("--whole", action="store_true", help="as many as the table is made of")
-    options = parser.parse_args()
-    root = Path.cwd()
+def judge(root: Path, *, quick: bool) -> None:
+    """Draw, judge and write; `quick` is a handful of images.
+
+    Args:
+        root: the run's folder, which is also the current one.
+        quick: few images, to run every line.
+    """
     run = load_run(root / "params.yaml")
     settings = load_block(root / "params.yaml", "finetuning", Settings)
     lora = root / "models" / "lora"
     policy = load_policy(run.base, run.compute, lora=lora if lora.exists() else None)
     scorer = build_scorer(ModelScorerSettings(), run.compute, root)
-    judge = load_judge()
+    eyes = load_judge()
     judged: dict[str, Any] = {"method": settings.method.name}
     tensors: dict[str, torch.Tensor] = {}
-    for split in SPLITS:
-        prompts = {"test": 40, "train": 20}[split] if options.whole else 2
+    for split in PROMPTS:
+        prompts = 2 if quick else PROMPTS[split]
         draws = choose_draws(root / f"data/prompts/{split}.parquet", run.seed, prompts, 4)
         images, _ = sample_images(policy, draws.texts, draws.seeds)
-        found = measure(images, draws, judge, scorer, split)
+        found = measure(images, draws, eyes, scorer, split)
         judged[split] = _figures(found, draws, run.seed)
         for name in ("correct", "score", "reward"):
             tensors[f"{split}.{name}"] = torch.from_numpy(as_floats(getattr(found, name)))
@@ -59,10 +56,9 @@ def main() -> int:
     if lora.exists():
         judged["finetuning"] = read_json(root / "reports" / "finetuning.json")
         judged["curves"] = _curves(root / "reports" / "curves.csv")
-        judged["seconds"] = read_json(root / "seconds.json")["wall"]
+        judged["seconds"] = read_json(root / "seconds.json")
     write_safetensors(root / "images.safetensors", tensors)
     write_json(root / "judged.json", judged)
-    return 0
 
 
 def _figures(found: Measured, draws: Draws, seed: int) -> dict[str, Any]:
@@ -83,7 +79,3 @@ def _curves(path: Path) -> list[dict[str, float]]:
             for row in csv.DictReader(file)
         ]
     return [row for row in rows if "validation_reward" in row or row is rows[-1]]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

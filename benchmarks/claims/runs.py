@@ -8,20 +8,25 @@ killed goes on from its checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims import worlds
+from benchmarks.claims import judge, worlds
 from components.contracts.artifacts import read_json, write_json
+from components.contracts.stage import stage_main
+from components.finetuning import stage as finetuning
+from components.tracking import open_tracker
 
 PROFILES = worlds.ROOT / "profiles" / "methods"
 RESULT = "result.json"
+LOG = "log.txt"
 IMAGES = "images.safetensors"
 """Verdict, score and reward of every judged image, by which two runs are compared in pairs."""
 NONE = "none"
@@ -104,13 +109,9 @@ class Run:
         worlds.write_params(
             self.folder, {"seed": self.seed, "compute": {"threads": 1}, **self._blocks()}
         )
-        seconds = 0.0
-        if self.profile != NONE and not (self.folder / "models" / "lora").exists():
-            began = time.monotonic()
-            worlds.call(self.folder, "components.finetuning")
-            seconds = time.monotonic() - began
-            write_json(self.folder / "seconds.json", {"wall": seconds})
-        worlds.call(self.folder, "benchmarks.claims.judge", "--quick" if self.quick else "--whole")
+        with _inside(self.folder):
+            self._train()
+            judge.judge(self.folder, quick=self.quick)
         result = {
             "name": self.name,
             "seed": self.seed,
@@ -120,6 +121,16 @@ class Run:
         }
         write_json(self.folder / RESULT, result)
         return result
+
+    def _train(self) -> None:
+        if self.profile == NONE or (self.folder / "models" / "lora").exists():
+            return
+        began, spent = time.monotonic(), time.process_time()
+        status = stage_main("finetuning", finetuning.run, open_tracker, [])
+        if status:
+            raise RuntimeError(f"finetuning ended with {status}, see {self.folder / LOG}")
+        seconds = {"wall": time.monotonic() - began, "cpu": time.process_time() - spent}
+        write_json(self.folder / "seconds.json", seconds)
 
 
 _QUICK_MONITOR = {"every": 1, "prompts_per_category": 1, "samples_per_prompt": 2}
@@ -152,14 +163,13 @@ def _shrink(method: dict[str, Any]) -> None:
             _shrink(value)
 
 
-def main() -> int:
-    """Execute one run, given as json: what the table's workers call."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims.runs", description=__doc__)
-    parser.add_argument("run", type=json.loads)
-    options = parser.parse_args()
-    Run(**options.run).execute()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """A stage reads and writes below the current folder; what it prints goes to a file there."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with (folder / LOG).open("a", encoding="utf-8") as log, redirect_stderr(log):
+            yield
+    finally:
+        os.chdir(before)

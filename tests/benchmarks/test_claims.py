@@ -1,0 +1,88 @@
+"""Figures of the claims from runs whose numbers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.claims import measures, worlds
+from benchmarks.claims.runs import IMAGES, NONE, RESULT, Run
+from benchmarks.claims.table import CLAIMS, METHODS
+from components.contracts.artifacts import write_json, write_safetensors
+from tests.support.project import SOURCE
+
+Make = Callable[..., Run]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """A finished run with the given verdicts of two images for each of two prompts."""
+    monkeypatch.setattr(worlds, "WORK", tmp_path)
+
+    def make(name: str, seed: int, correct: list[float], judge: list[float] | None = None) -> Run:
+        run = Run(name, seed, "dpok", {"finetuning": {"rounds": len(name)}})
+        run.folder.mkdir(parents=True)
+        columns = {
+            f"test.{figure}": torch.tensor(correct, dtype=torch.float64)
+            for figure in ("correct", "score", "reward")
+        }
+        columns["test.prompt"] = torch.tensor([0, 0, 1, 1])
+        write_safetensors(run.folder / IMAGES, columns)
+        curves = []
+        for number, value in enumerate(judge or []):
+            row = {"images": 100.0 * (number + 1), "judge": value, "validation_reward": value}
+            curves += [row, {"images": 100.0 * (number + 1)}]
+        write_json(run.folder / RESULT, {"curves": curves, "test": {"diversity": 0.25}})
+        return run
+
+    return make
+
+
+def test_a_difference_is_paired_image_by_image_and_pooled_over_seeds(made: Make) -> None:
+    ours = [made("ours", 1, [1, 1, 1, 0]), made("ours", 2, [1, 1, 1, 1])]
+    theirs = [made("theirs", 1, [0, 1, 0, 0]), made("theirs", 2, [1, 1, 0, 1])]
+    found = measures.difference(ours, theirs, "correct")
+    assert found["by_seed"] == [0.5, 0.25]
+    assert found["value"] == 0.375
+    low, high = found["interval"]
+    assert 0.0 <= low < 0.375 < high <= 0.5
+    assert measures.win_rate(ours, theirs)["value"] == (1 + 0.5 + 1 + 0.5 + 0.5 * 2 + 1 + 0.5) / 8
+
+
+def test_cost_is_what_was_spent_before_the_look_that_reached_the_target(made: Make) -> None:
+    run = made("ours", 1, [0, 0, 0, 0], judge=[0.2, 0.4, 0.3, 0.6])
+    # Looks precede their round: at 0, 100, 200 and 300 images.
+    found = measures.cost_to_reach([run], [0.3], "judge", "images")
+    assert found["by_seed"] == pytest.approx([50.0])
+    assert measures.cost_to_reach([run], [0.5], "judge", "images")["by_seed"] == pytest.approx(
+        [200 + 100 * 2 / 3]
+    )
+    never = measures.cost_to_reach([run], [0.7], "judge", "images")
+    assert never["value"] is None and never["reached"] == "0 of 1"
+    assert measures.first(run, "judge") == 0.2
+    assert measures.best(run, "judge") == 0.6
+
+
+def test_a_run_is_named_by_all_that_decides_it() -> None:
+    run = Run("a", 7, "dpok")
+    others = [
+        Run("a", 8, "dpok"),
+        Run("a", 7, "supervised"),
+        Run("a", 7, "dpok", {"finetuning": {"method": {"kl_weight": 0.0}}}),
+        Run("a", 7, "dpok", prompts_per_category=1),
+        Run("a", 7, "dpok", quick=True),
+    ]
+    assert len({run.digest, *(other.digest for other in others)}) == 6
+    assert Run("another name", 7, "dpok").folder == run.folder
+    assert run.base.profile == NONE
+    assert run.base.base.folder == run.base.folder
+
+
+def test_every_arm_has_a_profile_and_every_method_a_row() -> None:
+    profiles = {path.stem for path in (SOURCE / "profiles/methods").glob("*.yaml")}
+    assert set(METHODS) <= profiles
+    for claim in CLAIMS:
+        assert {arm.profile for arm in claim.arms.values()} <= profiles
