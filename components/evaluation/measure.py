@@ -53,15 +53,21 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one model drew, row by row of the draws, and what was measured of it."""
+class Verdicts:
+    """What judge and reward say of n images."""
 
-    images: UInt8[Tensor, "n 3 h w"]
     correct: Bool[NDArray[np.bool_], " n"]
     """The judge's verdict."""
     score: Float[NDArray[np.float64], " n"]
     """The judge's score; higher is better."""
     reward: Float[NDArray[np.float64], " n"]
+
+
+@dataclass(frozen=True)
+class Measured(Verdicts):
+    """What one model drew, row by row of the draws, and what was measured of it."""
+
+    images: UInt8[Tensor, "n 3 h w"]
     brightness: Float[NDArray[np.float64], " n"]
     saturation: Float[NDArray[np.float64], " n"]
     diversity: float
@@ -98,43 +104,77 @@ def choose_draws(
     )
 
 
+def rewards(
+    images: UInt8[Tensor, "n 3 h w"], texts: Sequence[str], scorer: Scorer, whose: str
+) -> Float[NDArray[np.float64], " n"]:
+    """The reward of images against what each was asked to show.
+
+    Raises:
+        GuardError: one is not finite, since no mean of them would be either.
+    """
+    parts = [
+        scorer.score(images[start : start + CHUNK], texts[start : start + CHUNK])
+        for start in range(0, len(images), CHUNK)
+    ]
+    return _finite(torch.cat(parts), f"{whose}: the reward")
+
+
+def verdicts(
+    images: UInt8[Tensor, "n 3 h w"],
+    texts: Sequence[str],
+    judge: Judge,
+    scorer: Scorer,
+    whose: str,
+) -> Verdicts:
+    """Judge and reward of images against what each was asked to show.
+
+    Raises:
+        DataError: the judge cannot read a prompt.
+        GuardError: a score or a reward is not finite, since no mean of it would be either.
+    """
+    correct, score, reward = [], [], []
+    starts = range(0, len(images), CHUNK)
+    for start in track(starts, f"judging the images of {whose}", len(starts)):
+        part, prompts = images[start : start + CHUNK], texts[start : start + CHUNK]
+        try:
+            correct.append(judge.correct(part, prompts))
+            score.append(judge.score(part, prompts))
+        except ValueError as error:
+            raise DataError(f"the judge cannot read these prompts ({error})") from None
+        reward.append(scorer.score(part, prompts))
+    return Verdicts(
+        torch.cat(correct).cpu().numpy().astype(np.bool_),
+        _finite(torch.cat(score), f"{whose}: the judge"),
+        _finite(torch.cat(reward), f"{whose}: the reward"),
+    )
+
+
 def measure(
     images: UInt8[Tensor, "n 3 h w"], draws: Draws, judge: Judge, scorer: Scorer, whose: str
 ) -> Measured:
     """Judge, reward and image statistics of one model's images.
 
     Raises:
-        DataError: the judge cannot read a prompt.
-        GuardError: a score or a reward is not finite, since no mean of it would be either.
+        DataError, GuardError: see `verdicts`.
     """
-    texts = draws.texts
-    columns: dict[str, list[Tensor]] = {
-        name: [] for name in ("correct", "score", "reward", "brightness", "saturation")
-    }
-    starts = range(0, len(images), CHUNK)
-    for start in track(starts, f"judging the images of {whose}", len(starts)):
-        part, prompts = images[start : start + CHUNK], texts[start : start + CHUNK]
-        try:
-            columns["correct"].append(judge.correct(part, prompts))
-            columns["score"].append(judge.score(part, prompts))
-        except ValueError as error:
-            raise DataError(f"the judge cannot read these prompts ({error})") from None
-        columns["reward"].append(scorer.score(part, prompts))
-        columns["brightness"].append(brightness(part))
-        columns["saturation"].append(saturation(part))
-    found = {name: _numbers(torch.cat(parts)) for name, parts in columns.items()}
-    for name, what in (("score", "judge"), ("reward", "reward")):
-        if bad := int((~np.isfinite(found[name])).sum()):
-            raise GuardError(f"{whose}: the {what} is not finite for {bad} of {len(images)} images")
+    found = verdicts(images, draws.texts, judge, scorer, whose)
+    parts = images.split(CHUNK)
     return Measured(
         images=images,
-        correct=found["correct"].astype(np.bool_),
-        score=found["score"],
-        reward=found["reward"],
-        brightness=found["brightness"],
-        saturation=found["saturation"],
+        correct=found.correct,
+        score=found.score,
+        reward=found.reward,
+        brightness=_numbers(torch.cat([brightness(part) for part in parts])),
+        saturation=_numbers(torch.cat([saturation(part) for part in parts])),
         diversity=diversity(images, torch.from_numpy(draws.prompt_of)),
     )
+
+
+def _finite(values: Tensor, what: str) -> Float[NDArray[np.float64], " n"]:
+    found = _numbers(values)
+    if bad := int((~np.isfinite(found)).sum()):
+        raise GuardError(f"{what} is not finite for {bad} of {len(found)} images")
+    return found
 
 
 def _numbers(values: Tensor) -> Float[NDArray[np.float64], " n"]:

@@ -21,7 +21,15 @@ from torch import Tensor
 from components.contracts.errors import DataError
 from components.evaluation.charts import Point, line_chart, path_chart
 from components.evaluation.grid import Block, shown
-from components.evaluation.wording import FILTERS, data_facts, hacking_line, headline, settings_rows
+from components.evaluation.wording import (
+    FILTERS,
+    baseline_line,
+    baseline_rows,
+    data_facts,
+    hacking_line,
+    headline,
+    settings_rows,
+)
 
 TEMPLATE = "report.html.j2"
 MAX_SIDE = 160
@@ -78,6 +86,8 @@ def render_report(evaluation: Mapping[str, Any], materials: Materials) -> str:
         materials=materials,
         headline=headline(evaluation),
         hacking=hacking_line(evaluation),
+        untrained=baseline_rows(evaluation),
+        untrained_line=baseline_line(evaluation) if evaluation.get("baselines") else "",
         stopped_by=finetuning.get("stopped_by"),
         settings=settings_rows(finetuning, materials.adapter),
         data_facts=data_facts(materials.reports),

@@ -15,9 +15,12 @@ from components.evaluation.settings import Settings
 
 if TYPE_CHECKING:
     from components.contracts.protocols import Judge
+    from components.evaluation.baselines.run import Bench
     from components.evaluation.measure import Draws, Measured
 
 PROMPTS = Path("data/prompts/test.parquet")
+TRAINING_PROMPTS = Path("data/prompts/train.parquet")
+"""What a prompt search learns from; read where the settings ask for one."""
 LORA = Path("models/lora")
 ADAPTER = LORA / "adapter.json"
 CURVES = Path("reports/curves.csv")
@@ -42,27 +45,43 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         SettingsError: the judge's plug gives no judge.
         GuardError: a judge's score or a reward is not finite.
     """
+    from components.evaluation.baselines.run import run_baselines
     from components.evaluation.grid import choose_blocks, draw_grid
     from components.evaluation.measure import choose_draws
     from components.evaluation.report import Materials, read_curves, render_report
     from components.evaluation.summary import flat_metrics, summarise
 
     root = context.root
-    draws = choose_draws(
-        root / PROMPTS,
-        context.seed_for("draws"),
-        settings.prompts_per_category,
-        settings.samples_per_prompt,
-    )
+
+    def choose(samples_per_prompt: int) -> Draws:
+        seed, per_category = context.seed_for("draws"), settings.prompts_per_category
+        return choose_draws(root / PROMPTS, seed, per_category, samples_per_prompt)
+
+    draws = choose(settings.samples_per_prompt)
     judge = load_judge(settings.judge)
     curves = read_curves(root / CURVES) if (root / CURVES).exists() else {}
     reports = {name: read_json(root / path) for name, path in _earlier_reports(root).items()}
     adapter = read_json(root / ADAPTER) if (root / ADAPTER).exists() else {}
-    base, lora, base_digest = _draw_and_measure(settings, context, draws, judge)
+    bench = _bench(settings, context, judge)
+    base_digest = bench.policy.digest
     if adapter.get("base_digest", base_digest) != base_digest:
         raise ModelError(
             "was trained on another base model", file=LORA, allowed=f"one of {context.base.path}"
         )
+    base, lora = _draw_and_measure(bench, draws)
+    baselines = (
+        run_baselines(
+            settings.baselines,
+            bench,
+            choose,
+            root / TRAINING_PROMPTS,
+            base,
+            lora,
+            settings.samples_per_prompt,
+        )
+        if settings.baselines
+        else None
+    )
     inputs = _inputs(settings, context)
     digests = log_inputs(context, **inputs)
 
@@ -73,6 +92,7 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         error_rate=judge.error_rate,
         seed=context.seed_for("bootstrap"),
         resamples=settings.num_resamples,
+        baselines=baselines,
     )
     blocks = choose_blocks(draws, base, lora, settings.grid_prompts_per_category)
     materials = Materials(
@@ -115,26 +135,29 @@ def load_judge(plug: PluginSettings) -> Judge:
     return judge
 
 
-def _draw_and_measure(
-    settings: Settings, context: StageContext, draws: Draws, judge: Judge
-) -> tuple[Measured, Measured, str]:
-    """Base and LoRA from the same noise, and the content digest of the base."""
-    from components.diffusion import load_policy, sample_images
-    from components.evaluation.measure import measure
+def _bench(settings: Settings, context: StageContext, judge: Judge) -> Bench:
+    """Base and LoRA, and what their images are judged with."""
+    from components.diffusion import load_policy
+    from components.evaluation.baselines.run import Bench
     from components.rewards.scorers import build_scorer
 
     scorer = build_scorer(settings.reward, context.compute, context.root)
     policy = load_policy(context.base, context.compute, lora=context.root / LORA)
-    base, _ = sample_images(
-        policy, draws.texts, draws.seeds, adapter="reference", description="drawing with the base"
-    )
+    return Bench(policy, judge, scorer, context.seed_for, settings.num_resamples)
+
+
+def _draw_and_measure(bench: Bench, draws: Draws) -> tuple[Measured, Measured]:
+    """Base and LoRA from the same noise."""
+    from components.diffusion import sample_images
+    from components.evaluation.measure import measure
+
+    base = bench.draw(draws.texts, draws.seeds, "drawing with the base")
     lora, _ = sample_images(
-        policy, draws.texts, draws.seeds, adapter="train", description="drawing with the LoRA"
+        bench.policy, draws.texts, draws.seeds, adapter="train", description="drawing with the LoRA"
     )
     return (
-        measure(base, draws, judge, scorer, "the base"),
-        measure(lora, draws, judge, scorer, "the LoRA"),
-        policy.digest,
+        measure(base, draws, bench.judge, bench.scorer, "the base"),
+        measure(lora, draws, bench.judge, bench.scorer, "the LoRA"),
     )
 
 

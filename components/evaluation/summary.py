@@ -29,11 +29,19 @@ Rows = Bool[NDArray[np.bool_], " n"]
 
 
 def summarise(
-    draws: Draws, base: Measured, lora: Measured, *, error_rate: float, seed: int, resamples: int
+    draws: Draws,
+    base: Measured,
+    lora: Measured,
+    *,
+    error_rate: float,
+    seed: int,
+    resamples: int,
+    baselines: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The figures as plain json values; intervals are 95 % and cluster by prompt.
 
-    Differences are LoRA minus base on the same prompt and noise. `seed` is the bootstrap's.
+    Differences are LoRA minus base on the same prompt and noise. `seed` is the bootstrap's,
+    `baselines` are figures of what needs no training (`baselines/run.py`).
     """
     everything = np.ones(len(draws.seeds), dtype=np.bool_)
 
@@ -44,10 +52,10 @@ def summarise(
     return {
         "schema_version": 1,
         "verdict": _verdict(overall["difference"]["interval"]),
-        "judge_error_rate": _rounded(error_rate),
+        "judge_error_rate": rounded(error_rate),
         **overall,
         "drift": {
-            "diversity": [_rounded(base.diversity), _rounded(lora.diversity)],
+            "diversity": [rounded(base.diversity), rounded(lora.diversity)],
             "diversity_ratio": _ratio(lora.diversity, base.diversity),
             "brightness": _drift(draws, base.brightness, lora.brightness, seed, resamples),
             "saturation": _drift(draws, base.saturation, lora.saturation, seed, resamples),
@@ -58,6 +66,7 @@ def summarise(
             "change": _optional(correlation(lora.reward - base.reward, lora.score - base.score)),
         },
         "by_category": {name: figures(draws.rows_of(name)) for name in draws.category_names},
+        "baselines": baselines,
     }
 
 
@@ -82,7 +91,22 @@ def flat_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     for name, category in evaluation["by_category"].items():
         metrics[f"correct_base/{name}"] = category["base"]["correct"]
         metrics[f"correct_lora/{name}"] = category["lora"]["correct"]
+    for name, found in named_baselines(evaluation).items():
+        difference = found["lora_difference"]
+        metrics[f"correct_{name}"] = found["correct"]
+        metrics[f"lora_minus_{name}"] = difference["value"]
+        metrics[f"lora_minus_{name}_low"] = difference["interval"][0]
+        metrics[f"lora_minus_{name}_high"] = difference["interval"][1]
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def named_baselines(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Figures of each baseline, as `best_of_4` or `prompt_search`."""
+    baselines = evaluation.get("baselines") or {}
+    found = {f"best_of_{n}": figures for n, figures in baselines.get("best_of_n", {}).items()}
+    if baselines.get("prompt_search"):
+        found["prompt_search"] = baselines["prompt_search"]
+    return found
 
 
 def _figures(
@@ -103,14 +127,14 @@ def _figures(
         "base": _model(base_correct, base, rows, draws),
         "lora": _model(lora_correct, lora, rows, draws),
         "difference": {
-            **_estimate(difference),
-            "interval_normal": _estimate(clustered_normal(change, clusters))["interval"],
+            **estimate_figures(difference),
+            "interval_normal": estimate_figures(clustered_normal(change, clusters))["interval"],
         },
         "win_rate": {
-            **_estimate(clustered_share(wins, clusters)),
-            "ties": _rounded(float((wins == 0.5).mean())),
+            **estimate_figures(clustered_share(wins, clusters)),
+            "ties": rounded(float((wins == 0.5).mean())),
         },
-        "reward_difference": _estimate(reward),
+        "reward_difference": estimate_figures(reward),
         "reward_hacking": hacking_sign(reward, difference),
     }
 
@@ -118,12 +142,12 @@ def _figures(
 def _model(
     correct: Float[NDArray[np.float64], " n"], model: Measured, rows: Rows, draws: Draws
 ) -> dict[str, Any]:
-    share = _estimate(clustered_share(correct, draws.prompt_of[rows]))
+    share = estimate_figures(clustered_share(correct, draws.prompt_of[rows]))
     return {
         "correct": share["value"],
         "interval": share["interval"],
-        "score": _rounded(float(model.score[rows].mean())),
-        "reward": _rounded(float(model.reward[rows].mean())),
+        "score": rounded(float(model.score[rows].mean())),
+        "reward": rounded(float(model.reward[rows].mean())),
     }
 
 
@@ -134,10 +158,10 @@ def _drift(
     seed: int,
     resamples: int,
 ) -> dict[str, Any]:
-    change = _estimate(clustered_bootstrap(lora - base, draws.prompt_of, seed, resamples))
+    change = estimate_figures(clustered_bootstrap(lora - base, draws.prompt_of, seed, resamples))
     return {
-        "base": _rounded(float(base.mean())),
-        "lora": _rounded(float(lora.mean())),
+        "base": rounded(float(base.mean())),
+        "lora": rounded(float(lora.mean())),
         "difference": change["value"],
         "interval": change["interval"],
     }
@@ -150,21 +174,22 @@ def _verdict(interval: list[float | None]) -> str:
     return "worse" if high is not None and high < 0 else "unclear"
 
 
-def _estimate(estimate: Estimate) -> dict[str, Any]:
+def estimate_figures(estimate: Estimate) -> dict[str, Any]:
+    """A figure and its interval as json values."""
     return {
-        "value": _rounded(estimate.value),
-        "interval": [_rounded(estimate.low), _rounded(estimate.high)],
+        "value": rounded(estimate.value),
+        "interval": [rounded(estimate.low), rounded(estimate.high)],
     }
 
 
 def _ratio(numerator: float, denominator: float) -> float | None:
-    return _rounded(numerator / denominator) if denominator > 0 else None
+    return rounded(numerator / denominator) if denominator > 0 else None
 
 
 def _optional(value: float | None) -> float | None:
-    return None if value is None else _rounded(value)
+    return None if value is None else rounded(value)
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """Json has no NaN and no infinity: what is not known is null."""
     return round(value, DIGITS) + 0.0 if math.isfinite(value) else None

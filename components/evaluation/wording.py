@@ -111,6 +111,82 @@ def hacking_line(evaluation: Mapping[str, Any]) -> str:
     return line
 
 
+def baseline_line(evaluation: Mapping[str, Any]) -> str:
+    """Whether one image of the LoRA is worth more than the best of n of the base."""
+    n, found = next(iter(evaluation["baselines"]["best_of_n"].items()))
+    difference = found["lora_difference"]
+    low, high = difference["interval"]
+    verdict = (
+        "The LoRA is worth more than"
+        if low is not None and low > 0
+        else "The LoRA is worth less than"
+        if high is not None and high < 0
+        else "No clear difference between the LoRA and"
+    )
+    return (
+        f"{verdict} drawing {n} images with the base and showing the one with the highest reward: "
+        f"{points(difference['value'])} points {points_interval(difference['interval'])}."
+    )
+
+
+def baseline_rows(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The base, what can be done with it untrained, and the LoRA; none where nothing was tried."""
+    baselines = evaluation.get("baselines")
+    if not baselines:
+        return []
+    base, lora = evaluation["base"], evaluation["lora"]
+    rows = [
+        _baseline_row(
+            "base", "one image", 1, base, evaluation["difference"], evaluation["win_rate"]
+        )
+    ]
+    for n, found in baselines["best_of_n"].items():
+        rows.append(
+            _baseline_row(
+                f"best of {n}",
+                "the highest reward",
+                int(n),
+                found,
+                found["lora_difference"],
+                found["lora_win_rate"],
+            )
+        )
+    found = baselines["prompt_search"]
+    if found:
+        rows.append(
+            _baseline_row(
+                "other words",
+                found["template"],
+                1,
+                found,
+                found["lora_difference"],
+                found["lora_win_rate"],
+            )
+        )
+    return [*rows, _baseline_row("LoRA", "one image", 1, lora, None, None)]
+
+
+def _baseline_row(
+    name: str,
+    note: str,
+    images: int,
+    figures: Mapping[str, Any],
+    difference: Mapping[str, Any] | None,
+    wins: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "note": note,
+        "images": images,
+        "correct": figures["correct"],
+        "interval": figures["interval"],
+        "reward": figures["reward"],
+        "score": figures["score"],
+        "difference": difference,
+        "wins": wins,
+    }
+
+
 def settings_rows(
     finetuning: Mapping[str, Any], adapter: Mapping[str, Any]
 ) -> list[tuple[str, str]]:

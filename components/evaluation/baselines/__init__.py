@@ -1,0 +1,1 @@
+"""What a person would try before training anything, on the same prompts and by the same judge."""
