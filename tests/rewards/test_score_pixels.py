@@ -81,7 +81,7 @@ def test_a_reward_depends_on_its_own_picture_alone(scorer: ModelScorer) -> None:
 def test_frozen_text_is_kept_without_a_graph(scorer: ModelScorer) -> None:
     for _ in range(2):
         pixels = (pictures(2, 4).float() / 255).requires_grad_()
-        scorer.score_pixels(pixels, ["sea", "sea"]).sum().backward()  # type: ignore[no-untyped-call]
+        scorer.score_pixels(pixels, ["sea", "sea"]).sum().backward()
         assert pixels.grad is not None and bool(pixels.grad.any())
     assert list(scorer._text) == ["sea"]
     assert not scorer._text["sea"].requires_grad

@@ -4,7 +4,7 @@ Paper: Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Re
 arXiv 2309.17400 (ICLR 2024).
 
     loss        E_{c, x_T, z} [ -r(x_0(θ, c, x_T, z), c) ]
-    DRaFT       the gradient goes through all steps of sampling      grad_steps: all
+    DRaFT       the gradient goes through all steps of sampling      grad_steps: null
     DRaFT-K     x_K is cut from the graph: the last K steps alone    grad_steps: K
     DRaFT-LV    K = 1, and the last step is taken from n noises: x_1^i ~ q(x_1 | x_0), x_0 cut
                 from the graph; the gradients of r(x_0^i) are averaged   low_variance
@@ -29,7 +29,7 @@ fixed (reparametrised). A re-noised copy takes the mean of the last step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -73,8 +73,8 @@ class DRaFTSettings(SamplingGradientSettings):
     """Prompts of one optimizer step, balanced over categories."""
     updates_per_round: int = Field(default=20, ge=1)
     """Optimizer steps between two looks at the drift of the images."""
-    grad_steps: Annotated[int, Field(ge=1)] | Literal["all"] = 1
-    """K: the last steps through which the gradient goes; `all` is DRaFT itself."""
+    grad_steps: int | None = Field(default=1, ge=1)
+    """K: the last steps through which the gradient goes; null is all of them, DRaFT itself."""
     low_variance: LowVarianceSettings | None = None
     """DRaFT-LV; null is DRaFT-K."""
 
@@ -86,8 +86,7 @@ class DRaFTSettings(SamplingGradientSettings):
 
     def requires(self) -> Requirements:
         """A differentiable reward, and K steps."""
-        grad_steps = 1 if self.grad_steps == "all" else self.grad_steps
-        return Requirements(differentiable_reward=True, min_steps=grad_steps)
+        return Requirements(differentiable_reward=True, min_steps=self.grad_steps or 1)
 
     def build(self, context: MethodContext) -> Method:
         """The loss, and prompts to draw for."""
@@ -119,8 +118,8 @@ class DRaFT:
 
         settings, num_steps = self.settings, policy.sampler.num_steps
         lowered = settings.low_variance
-        grad_steps = num_steps if settings.grad_steps == "all" else settings.grad_steps
-        kept = last_steps(torch.full((len(batch),), grad_steps), num_steps)
+        grad_steps = torch.full((len(batch),), settings.grad_steps or num_steps)
+        kept = last_steps(grad_steps, num_steps)
         with torch.set_grad_enabled(lowered is None or lowered.with_sample):
             x0 = denoise_with_gradient(
                 policy,

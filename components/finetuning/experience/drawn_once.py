@@ -103,7 +103,7 @@ class DrawnOnce:
         if not self.samples:
             self.samples = self._draw(policy, generator)
             num_drawn = len(self.samples["reward"])
-            if self.pretraining:
+            if self.pretraining is not None:
                 self.pretraining.draw(policy, generator)
                 num_drawn += len(self.pretraining)
         metrics = reward_figures(self.samples["reward"])
@@ -150,7 +150,11 @@ class DrawnOnce:
             order = torch.randperm(len(weights), generator=generator)
             rows = order[: self.settings.samples_per_update]
             parts = rows.split(self.context.batch_size)
-            beside = self.pretraining.batches(len(rows), generator) if self.pretraining else []
+            beside = (
+                self.pretraining.batches(len(rows), generator)
+                if self.pretraining is not None
+                else []
+            )
             yield [
                 self._batch(part, weights, texts, beside[number] if beside else None)
                 for number, part in enumerate(parts)
@@ -177,7 +181,7 @@ class DrawnOnce:
 
     def state(self) -> dict[str, Tensor]:
         """The labelled samples, and those of the pre-training term."""
-        beside = self.pretraining.state() if self.pretraining else {}
+        beside = self.pretraining.state() if self.pretraining is not None else {}
         return self.samples | {f"pretraining.{name}": part for name, part in beside.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -186,7 +190,7 @@ class DrawnOnce:
         self.samples = {
             name: tensor for name, tensor in state.items() if not name.startswith(prefix)
         }
-        if self.pretraining:
+        if self.pretraining is not None:
             self.pretraining.load_state(
                 {
                     name.removeprefix(prefix): tensor

@@ -61,7 +61,7 @@ class PromptRounds:
         )
         size = settings.prompts_per_update * settings.group_size
         num_images = size * settings.updates_per_round
-        if self.pretraining and not len(self.pretraining):
+        if self.pretraining is not None and not len(self.pretraining):
             self.pretraining.draw(policy, generator)
             num_images += len(self.pretraining)
         return Round(self._updates(generator), num_images, {}, seen.drift())
@@ -76,7 +76,7 @@ class PromptRounds:
             seeds = torch.randint(2**62, (len(prompt),), generator=generator)
             rows = torch.arange(len(prompt)).split(self.context.batch_size)
             yield [self._batch(prompt[part], seeds[part]) for part in rows]
-            if self.pretraining:
+            if self.pretraining is not None:
                 yield self.pretraining.batches(len(prompt), generator)
 
     def _batch(self, prompt: Tensor, seeds: Tensor) -> Prompts:
@@ -85,9 +85,9 @@ class PromptRounds:
 
     def state(self) -> dict[str, Tensor]:
         """The samples of the pre-training term."""
-        return self.pretraining.state() if self.pretraining else {}
+        return self.pretraining.state() if self.pretraining is not None else {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become what `state` was taken from."""
-        if self.pretraining:
+        if self.pretraining is not None:
             self.pretraining.load_state(state)
