@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from components.finetuning.algorithms.kto import KTOSettings
 
 B = TypeVar("B", bound=Sized)
-CALIBRATION_SAMPLES = 128
+CALIBRATION_SAMPLES = 64
 """Pairs, or samples, whose logits set the temperature."""
 
 

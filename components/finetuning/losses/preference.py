@@ -105,8 +105,8 @@ def kto_loss(
     At the reference the loss is ½ for weights of 1.
 
     Worked: β = 1, g = (log 3 + 0.5, 0.5 - log 3 + 0.2, 0.3), the first two desirable: the mean is
-    0.5 = z, so y β (g - z) = (log 3, 0.2 - log 3, 0.2) and 1 - σ = (0.25, 0.710669, 0.450166); the
-    mean is 0.470278. Its gradient by g is -y σ(1 - σ) / 3 = (-0.0625, -0.068540, 0.082506).
+    0.5 = z, so y β (g - z) = (log 3, 0.2 - log 3, 0.2) and 1 - σ = (0.25, 0.710665, 0.450166); the
+    mean is 0.470277. Its gradient by g is -y σ(1 - σ) / 3 = (-0.0625, -0.068540, 0.082506).
     """
     baseline = gain.detach().mean().clamp_min(0)
     sign = torch.where(desirable, 1.0, -1.0).to(gain)
