@@ -10,8 +10,11 @@ released code.
     loss         mean max(-A ρ, -A clip(ρ, 1 ± clip_range)) on a random 60 % of the steps of each
                  image; no KL
 
+The share of steps is FLUX's; for Stable Diffusion 1.4 the code trains on all of them, which is
+`train_fraction: 1.0`.
+
 Left out: the average of the LoRA over updates (EMA); several rewards, whose advantages are added;
-for diffusion models, the choice of the best and worst images of a group; video.
+video.
 
 Deviations: the last step of a flow is the ODE's (the code draws noise there and leaves the step
 out); the standard deviation of a group is the population's, with 1e-6 added; the loss is the mean
