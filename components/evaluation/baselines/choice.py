@@ -33,7 +33,9 @@ class Choice:
         self, values: Float[NDArray[np.float64], " m"], num_prompts: int
     ) -> Float[NDArray[np.float64], " p"]:
         """The mean of a figure of the shown image, for each prompt."""
-        return np.bincount(self.prompt_of, self.probability * values, num_prompts)
+        means = np.zeros(num_prompts)
+        np.add.at(means, self.prompt_of, self.probability * values)
+        return means
 
 
 def choice_figures(
