@@ -91,7 +91,7 @@ def run_all(runs: Sequence[Run], jobs: int) -> dict[str, str]:
     failed: dict[str, str] = {}
     began = time.monotonic()
     # A process takes run after run: opening the libraries takes longer than a quick run.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_alone) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=worlds.work_alone) as pool:
         waiting = {pool.submit(Run.execute, run): run for run in missing}
         for done, future in enumerate(as_completed(waiting), start=1):
             run = waiting[future]
@@ -106,11 +106,6 @@ def run_all(runs: Sequence[Run], jobs: int) -> dict[str, str]:
                 flush=True,
             )
     return failed
-
-
-def _alone() -> None:
-    """One thread for each process, and no tracker."""
-    os.environ |= {"KONOMI_TRACKING": "off", "OMP_NUM_THREADS": "1"}
 
 
 def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Path) -> None:

@@ -24,7 +24,7 @@ from components.miniature.judge import load as load_judge
 from components.rewards.scorers import build_scorer
 from components.rewards.scorers.settings import ModelScorerSettings
 
-PROMPTS = {"test": 40, "train": 20}
+PROMPTS = {"test": 30, "train": 12}
 """Of each category, unseen and seen ones; four images of each."""
 RESAMPLES = 2000
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.claims import measures
-from benchmarks.claims.runs import Run
+from benchmarks.claims.runs import ROUNDS, Run
 
 Arms = Mapping[str, Sequence[Run]]
 """The runs of each arm, one a seed."""
@@ -204,6 +204,18 @@ METHODS = (
     "dgpo",
 )
 """Every method once, as its profile has it."""
+NUM_IMAGES = 192 * ROUNDS
+"""What an online method draws in a run: so many has a method that draws once."""
+
+
+def _of(name: str) -> Arm:
+    """A method as its profile has it, fitted to the length of a run."""
+    if name in ("supervised", "lee2023", "hive"):
+        return Arm(name, {"num_images": NUM_IMAGES})
+    if name == "mix_grpo":
+        return Arm(name, {"rounds_per_window": 2})
+    return Arm(name)
+
 
 CLAIMS = (
     Claim(
@@ -212,10 +224,10 @@ CLAIMS = (
         {
             "dpok": Arm("dpok"),
             "dpok, no KL": Arm("dpok", {"kl_weight": 0.0}),
-            "supervised": Arm("supervised", {"kl": "none"}),
-            "supervised, KL": Arm("supervised"),
+            "supervised": _of("supervised"),
+            "supervised, no KL": Arm("supervised", {"kl": "none", "num_images": NUM_IMAGES}),
         },
-        compare("dpok", "supervised, KL"),
+        compare("dpok", "supervised"),
     ),
     Claim(
         "2",
@@ -241,7 +253,7 @@ CLAIMS = (
     Claim(
         "4",
         "Noise-conditioned perception against the latent error: win rate and compute",
-        {name: Arm(name) for name in METHODS if name.endswith(("_dpo", "cpo", "sft"))},
+        {name: _of(name) for name in METHODS if name.endswith(("_dpo", "cpo", "sft"))},
         pairs_of(("ncp_dpo", "diffusion_dpo"), ("ncp_cpo", "cpo"), ("ncp_sft", "sft")),
     ),
     Claim(
@@ -259,13 +271,13 @@ CLAIMS = (
     Claim(
         "7",
         "DiffusionNFT against Flow-GRPO; MixGRPO's saving",
-        {name: Arm(name) for name in ("nft", "mix_grpo", "flow_grpo")},
+        {name: _of(name) for name in ("nft", "mix_grpo", "flow_grpo")},
         cost(("nft", "mix_grpo"), "flow_grpo", "validation_reward", "images", "update"),
     ),
     Claim(
         "9",
         "Over-optimisation: judge and diversity against the reward, every method",
-        {name: Arm(name) for name in METHODS},
+        {name: _of(name) for name in METHODS},
         everything,
     ),
 )

@@ -57,6 +57,11 @@ _QUICK = {
 }
 
 
+def work_alone() -> None:
+    """One thread for this process, and no tracker."""
+    os.environ |= {"KONOMI_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+
+
 def write_params(folder: Path, changes: dict[str, Any]) -> None:
     """The repository's params.yaml with some values changed; a changed method replaces the old
     one."""
