@@ -204,7 +204,7 @@ METHODS = (
     "dgpo",
 )
 """Every method once, as its profile has it."""
-NUM_IMAGES = 192 * ROUNDS
+NUM_IMAGES = 96 * ROUNDS
 """What an online method draws in a run: so many has a method that draws once."""
 
 
