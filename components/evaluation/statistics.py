@@ -74,17 +74,22 @@ def clustered_normal(values: Floats, clusters: Clusters) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def clustered_share(outcomes: Floats, clusters: Clusters) -> Estimate:
+def clustered_share(
+    outcomes: Floats, clusters: Clusters, num_images: int | None = None
+) -> Estimate:
     """A share (outcomes in [0, 1]) with a Wilson interval of its effective number of trials.
 
     Images of a prompt repeat each other; Kish's design effect says how many independent images they
-    are worth. At a share of 0 or 1 it cannot be measured, so that each cluster counts as one trial.
+    are worth, at most as many as there are: one an outcome, or `num_images` where an outcome is the
+    mean of several. At a share of 0 or 1 it cannot be measured, so that each cluster counts as one
+    trial.
     """
     share = float(outcomes.mean())
     error = _standard_error(outcomes, clusters)
     independent = share * (1 - share) / len(outcomes)
     if independent > 0 and np.isfinite(error):
-        num_trials = len(outcomes) / max(1.0, error**2 / independent)
+        least = len(outcomes) / (num_images or len(outcomes))
+        num_trials = len(outcomes) / max(least, error**2 / independent)
     else:
         num_trials = float(len(np.unique(clusters)))
     return Estimate(share, *wilson_interval(share, num_trials))

@@ -17,6 +17,7 @@ from components.evaluation.baselines.prompt_search import rephrased, search, upd
 from components.evaluation.measure import Draws, Verdicts
 from components.evaluation.settings import BaselineSettings, PhraseSlot, PromptSearchSettings
 from components.evaluation.stage import run
+from components.evaluation.statistics import clustered_share, wilson_interval
 from components.evaluation.summary import flat_metrics
 from components.tracking import open_tracker
 from tests.evaluation.conftest import PROMPT_ROWS, write_params, write_prompts
@@ -90,7 +91,8 @@ def test_the_figures_of_a_choice_by_hand():
     assert found["by_category"]["count"]["value"] == pytest.approx(1 / 3, abs=1e-6)
     # Two prompts are two clusters: their means are the ends.
     assert found["lora_difference"]["interval"] == pytest.approx([1 / 6, 1.0], abs=1e-6)
-    assert found["interval"] == pytest.approx([0.0, 1 / 3], abs=1e-6)
+    # Squared standard error 2 · (2/36) / 4 = 1/36, share · (1 - share) = 5/36: worth five images.
+    assert found["interval"] == pytest.approx(wilson_interval(1 / 6, 5.0), abs=1e-6)
 
 
 def test_choosing_at_random_is_the_pool_itself():
@@ -99,6 +101,17 @@ def test_choosing_at_random_is_the_pool_itself():
     assert found["correct"] == 0.5 and found["reward"] == 3.5
     even = choice_figures(Choice(POOL, POOL_PROMPT, np.full(6, 1 / 3)), DRAWS, LORA, 0, 500)
     assert even == found
+
+
+def test_a_mean_of_images_is_worth_no_more_than_its_images():
+    values, clusters = np.array([0.5, 0.5, 0.25, 0.75]), np.arange(4)
+    # Standard error: residuals (0, 0, -0.25, 0.25), 4/3 · 0.125 / 16, squared 1/96; 0.25 · 96 = 24.
+    for images, trials in ((8, 8), (24, 24), (40, 24)):
+        found = clustered_share(values, clusters, images)
+        assert (found.low, found.high) == pytest.approx(wilson_interval(0.5, trials))
+    # Without a number an outcome is one image.
+    plain = clustered_share(values, clusters)
+    assert (plain.low, plain.high) == pytest.approx(wilson_interval(0.5, 4))
 
 
 def test_the_q_update_by_hand():

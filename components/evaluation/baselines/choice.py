@@ -10,12 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from components.evaluation.measure import Draws, Verdicts
-from components.evaluation.statistics import (
-    as_floats,
-    clustered_bootstrap,
-    clustered_share,
-    win_outcomes,
-)
+from components.evaluation.statistics import as_floats, clustered_bootstrap, clustered_share
 from components.evaluation.summary import estimate_figures
 
 
@@ -52,30 +47,30 @@ def choice_figures(
     for name in ("correct", "score", "reward"):
         values = as_floats(getattr(verdicts, name))
         columns[name] = choice.expected(values, len(prompts))
-    found = {
-        name: estimate_figures(clustered_bootstrap(column, prompts, seed, resamples))
-        for name, column in columns.items()
-    }
+
+    def share(rows: Bool[NDArray[np.bool_], " p"]) -> dict[str, Any]:
+        images = int(rows[choice.prompt_of].sum())
+        return estimate_figures(clustered_share(columns["correct"][rows], prompts[rows], images))
+
+    def mean(name: str) -> dict[str, Any]:
+        return estimate_figures(clustered_bootstrap(columns[name], prompts, seed, resamples))
+
+    correct, score, reward = share(prompts >= 0), mean("score"), mean("reward")
     difference = as_floats(lora.correct) - columns["correct"][draws.prompt_of]
     return {
-        "correct": found["correct"]["value"],
-        "interval": found["correct"]["interval"],
-        "score": found["score"]["value"],
-        "score_interval": found["score"]["interval"],
-        "reward": found["reward"]["value"],
-        "reward_interval": found["reward"]["interval"],
+        "correct": correct["value"],
+        "interval": correct["interval"],
+        "score": score["value"],
+        "score_interval": score["interval"],
+        "reward": reward["value"],
+        "reward_interval": reward["interval"],
         "lora_difference": estimate_figures(
             clustered_bootstrap(difference, draws.prompt_of, seed, resamples)
         ),
         "lora_win_rate": estimate_figures(
             clustered_share(_wins(choice, draws, lora), draws.prompt_of)
         ),
-        "by_category": {
-            name: estimate_figures(
-                clustered_bootstrap(columns["correct"][rows], prompts[rows], seed, resamples)
-            )
-            for name, rows in _prompts_by_category(draws).items()
-        },
+        "by_category": {name: share(rows) for name, rows in _prompts_by_category(draws).items()},
     }
 
 
@@ -84,8 +79,8 @@ def _wins(choice: Choice, draws: Draws, lora: Verdicts) -> Float[NDArray[np.floa
     wins = np.zeros(len(draws.prompt_of))
     for prompt in range(len(draws.prompts)):
         ours, theirs = draws.prompt_of == prompt, choice.prompt_of == prompt
-        outcomes = win_outcomes(lora.score[ours][:, None], choice.verdicts.score[theirs][None])
-        wins[ours] = outcomes @ choice.probability[theirs]
+        ahead = np.subtract.outer(lora.score[ours], choice.verdicts.score[theirs])
+        wins[ours] = (0.5 + 0.5 * np.sign(ahead)) @ choice.probability[theirs]
     # Sums of probabilities end a rounding error above one.
     return np.clip(wins, 0.0, 1.0)
 
