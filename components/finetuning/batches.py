@@ -75,6 +75,8 @@ class DesirableSamples:
     desirable: Bool[Tensor, " b"]
     dpo_beta: float | None = None
     """As in `PreferencePairs`."""
+    loss_scale: float | None = None
+    """Factor of the loss, where it was measured; None is 1."""
 
     def __len__(self) -> int:
         return len(self.x0)

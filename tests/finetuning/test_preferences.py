@@ -290,17 +290,33 @@ def test_ktos_labels_of_a_reward(build, policy):
 def test_the_calibrated_temperature_is_told_saved_and_used(build, policy, name):
     made = build(METHODS[name])
     collected = made.experience.collect(policy, torch_generator(0))
-    dpo_beta = made.experience.dpo_beta
+    dpo_beta = made.experience.calibrated
     assert collected.metrics["dpo_beta"] == dpo_beta > 0
     batch = next(iter(collected.updates))[0]
     assert batch.dpo_beta == dpo_beta
     again = build(METHODS[name])
     again.experience.load_state(made.experience.state())
-    assert again.experience.dpo_beta == dpo_beta
+    assert again.experience.calibrated == dpo_beta
     # Twice the target, twice the temperature.
     double = build(METHODS[name] | {"calibrate": 2 * METHODS[name]["calibrate"]}).experience
     double.collect(policy, torch_generator(0))
-    assert double.dpo_beta == pytest.approx(2 * dpo_beta)
+    assert double.calibrated == pytest.approx(2 * dpo_beta)
+
+
+def test_sfts_loss_starts_at_the_wanted_size(build, policy):
+    method = METHODS["sft"] | {"samples_per_update": 64, "error": "perceptual", "calibrate": 3.0}
+    made = build(method)
+    collected = made.experience.collect(policy, torch_generator(0))
+    assert collected.metrics == {"loss_scale": made.experience.calibrated}
+    (update,) = collected.updates
+    outputs = [made.algorithm.loss(policy, batch, torch_generator(5)) for batch in update]
+    mean = sum(output.loss.item() for output in outputs) / len(outputs)
+    assert mean == pytest.approx(3.0, rel=0.3)
+    error = sum(float(output.metrics["error_w"]) for output in outputs) / len(outputs)
+    assert mean == pytest.approx(error * made.experience.calibrated, rel=1e-4)
+    again = build(method).experience
+    again.load_state(made.experience.state())
+    assert again.calibrated == made.experience.calibrated
 
 
 def test_a_calibrated_temperature_gives_logits_of_the_wanted_size(build, policy):
@@ -319,7 +335,7 @@ def test_a_calibrated_temperature_gives_logits_of_the_wanted_size(build, policy)
             moved = prediction + 1e-3 * torch.randn(prediction.shape, generator=generator)
             error_of = measure(policy, batch, "latent")
             found = Errors(error_of(moved), error_of(prediction), latent_error(moved, prediction))
-            logits.append(experience.dpo_beta * margin(found))
+            logits.append(experience.calibrated * margin(found))
     assert float(torch.cat(logits).std()) == pytest.approx(0.5, rel=0.25)
 
 

@@ -47,7 +47,8 @@ class CPOSettings(Calibrated, PreferenceSettings):
     calibrate: float | None = Field(default=1.0, gt=0.0)
     """Standard deviation that logits are to have at the start; null takes `dpo_beta`."""
     winner_weight: float = Field(default=0.0, ge=0.0)
-    """λ: weight of the winner's own error; the paper has such a term, the released code has not."""
+    """λ: weight of the winner's own error, which β does not multiply: 1 counts beside a β of 10,
+    not beside one of 10,000. The paper has such a term, the released code has not."""
     pairs_per_update: int = Field(default=2048, ge=1)
     """Pairs whose gradients one step accumulates, half of `base.batch_size` at a time."""
 

@@ -3,7 +3,12 @@
 Papers: the supervised baseline of preference optimisation; with `error: perceptual` NCP-SFT of
 Gambashidze et al., arXiv 2406.17636, with its released code.
 
-    loss     mean e(x_w), e = ‖ε - ε_θ(x_t, t, c)‖² or NCP's PL: see denoising_errors.py
+    loss     k · mean e(x_w), e = ‖ε - ε_θ(x_t, t, c)‖² or NCP's PL: see denoising_errors.py
+
+The factor k is the papers' 1, or with `calibrate` that which makes the loss at the start as large
+as wanted. To Adam it makes no difference, but for two things: errors of features can be so small
+(1e-5 on the miniature, with gradients of 1e-9) that the 1e-8 in Adam's denominator swallows the
+step, and `max_grad_norm` means the same for both kinds of error. So the default is a loss of 1.
 
 No losers are asked for: `pairs.source` may be `winners`. With `people` an image counts once for
 each time that it was preferred, with `winners` once.
@@ -36,14 +41,17 @@ class SFTSettings(PreferenceSettings):
     samples_per_update: int = Field(default=2048, ge=1)
     """Samples whose gradients one step accumulates, `base.batch_size` at a time."""
 
+    calibrate: float | None = Field(default=1.0, gt=0.0)
+    """The loss at the start, measured before training; null takes the error as it is."""
+
     needs_losers: ClassVar[bool] = False
 
     def build(self, context: MethodContext) -> Method:
         """The loss, and stored winners that feed it."""
-        from components.finetuning.experience.preferences import StoredSamples
+        from components.finetuning.experience.preferences import StoredWinners
         from components.finetuning.interfaces import Method
 
-        return Method(SFT(self), StoredSamples(self, context, whole=False))
+        return Method(SFT(self), StoredWinners(self, context, whole=False))
 
 
 @dataclass(frozen=True)
@@ -63,4 +71,5 @@ class SFT:
         samples = noised(
             policy, batch.x0, batch.conditioning, generator, source=settings.noise_levels
         )
-        return LossOutput(policy_error(policy, samples, settings.error).mean(), {})
+        error = policy_error(policy, samples, settings.error).mean()
+        return LossOutput((batch.loss_scale or 1.0) * error, {"error_w": error.detach()})

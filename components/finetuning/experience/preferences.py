@@ -23,7 +23,12 @@ from components.finetuning.algorithms.preference_settings import (
     RewardPairs,
 )
 from components.finetuning.batches import DesirableSamples, PreferencePairs
-from components.finetuning.denoising_errors import Noised, noised, noised_pairs
+from components.finetuning.denoising_errors import (
+    Noised,
+    noised,
+    noised_pairs,
+    policy_error,
+)
 from components.finetuning.experience.calibration import Unscaled, calibrated_beta
 from components.finetuning.experience.drawing import draw, reward_figures, reward_of
 from components.finetuning.experience.judged import Judged, order_by_reward, read_judged
@@ -39,6 +44,9 @@ CALIBRATION_SAMPLES = 64
 
 class StoredPreferences(ABC, Generic[B]):
     """What does not depend on the form of a batch: the data, its temperature, its state."""
+
+    calibrates = "dpo_beta"
+    """What `settings.calibrate` sets, by its name in a batch and in the curves."""
 
     def __init__(
         self,
@@ -57,8 +65,8 @@ class StoredPreferences(ABC, Generic[B]):
         self.settings, self.context, self.unscaled = settings, context, unscaled
         self.drawn: dict[str, Tensor] = {}
         """`x0` [n c h w], `prompt` [n], `group` [n] and `reward` [n], once drawn."""
-        self.dpo_beta: float | None = None
-        """As calibrated; None where it was not."""
+        self.calibrated: float | None = None
+        """The figure of that name, measured before training; None where it was not."""
         self.judged: Judged | None = None
         if not isinstance(settings.pairs, RewardPairs):
             self.judged = read_judged(
@@ -76,10 +84,10 @@ class StoredPreferences(ABC, Generic[B]):
             self._draw(policy, generator)
             num_drawn = len(self.drawn["reward"])
         metrics = reward_figures(self.drawn["reward"]) if self.drawn else {}
-        if self.unscaled and self._target and self.dpo_beta is None:
-            self.dpo_beta = self._calibrate(policy)
-        if self.dpo_beta is not None:
-            metrics["dpo_beta"] = self.dpo_beta
+        if self._target and self.calibrated is None:
+            self.calibrated = self._calibrate(policy, self._target)
+        if self.calibrated is not None:
+            metrics[self.calibrates] = self.calibrated
         return Round(self._updates(generator), num_drawn, metrics)
 
     @property
@@ -120,13 +128,13 @@ class StoredPreferences(ABC, Generic[B]):
                 "the rewards of every prompt's images are all equal: there is no pair to learn from"
             )
 
-    def _calibrate(self, policy: Policy) -> float:
-        assert self.unscaled and self._target
+    def _calibrate(self, policy: Policy, target: float) -> float:
+        assert self.unscaled
         # A generator of its own: how often it was asked cannot matter to the round.
         generator = self.context.generator("calibration")
         batches = self._noised(policy, next(self._calibration_rows(generator)), generator)
         return calibrated_beta(
-            policy, batches, self.settings.error, self.unscaled, self._target, generator
+            policy, batches, self.settings.error, self.unscaled, target, generator
         )
 
     @abstractmethod
@@ -144,14 +152,14 @@ class StoredPreferences(ABC, Generic[B]):
     def state(self) -> dict[str, Tensor]:
         """What was drawn, and the temperature; what people said is on the disk."""
         found = {f"drawn.{name}": tensor for name, tensor in self.drawn.items()}
-        if self.dpo_beta is not None:
-            found["dpo_beta"] = torch.tensor(self.dpo_beta, dtype=torch.float64)
+        if self.calibrated is not None:
+            found["calibrated"] = torch.tensor(self.calibrated, dtype=torch.float64)
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become what `state` was taken from."""
-        beta = state.get("dpo_beta")
-        self.dpo_beta = None if beta is None else float(beta)
+        found = state.get("calibrated")
+        self.calibrated = None if found is None else float(found)
         self.drawn = {
             name.removeprefix("drawn."): tensor
             for name, tensor in state.items()
@@ -169,7 +177,7 @@ class StoredPairs(StoredPreferences[PreferencePairs]):
         assert self.judged
         drawn = shuffled(len(self.judged), settings.pairs_per_update, generator)
         for _ in range(settings.updates_per_round):
-            yield pair_batches(self.context, self.judged, next(drawn), self.dpo_beta)
+            yield pair_batches(self.context, self.judged, next(drawn), self.calibrated)
 
     def _calibration_rows(self, generator: torch.Generator) -> Iterator[Tensor]:
         assert self.judged
@@ -268,7 +276,7 @@ class StoredSamples(StoredPreferences[DesirableSamples]):
             x0=self.judged.x0[place].to(device),
             conditioning=self.context.policy.encode_prompts(texts),
             desirable=label.bool().to(device),
-            dpo_beta=self.dpo_beta,
+            **{self.calibrates: self.calibrated},
         )
 
     def _calibration_rows(self, generator: torch.Generator) -> Iterator[Tensor]:
@@ -281,6 +289,19 @@ class StoredSamples(StoredPreferences[DesirableSamples]):
             noised(policy, batch.x0, batch.conditioning, generator, source=source)
             for batch in batches
         ]
+
+
+class StoredWinners(StoredSamples):
+    """SFT's samples: what is measured before training is the size of the loss."""
+
+    calibrates = "loss_scale"
+
+    @torch.no_grad()
+    def _calibrate(self, policy: Policy, target: float) -> float:
+        generator = self.context.generator("calibration")
+        batches = self._noised(policy, next(self._calibration_rows(generator)), generator)
+        found = [policy_error(policy, batch, self.settings.error) for batch in batches]
+        return target / float(torch.cat(found).double().mean())
 
 
 class LabelledByPreference(StoredSamples):

@@ -35,8 +35,8 @@ class SelfRewarded:
         self.text: Conditioning = context.policy.encode_prompts(context.prompts.prompts)
         self.rounds = 0
         """Rounds collected so far."""
-        self.dpo_beta: float | None = None
-        """As calibrated; None where it was not."""
+        self.calibrated: float | None = None
+        """dpo_beta as measured before training; None where it was not."""
 
     def collect(self, policy: Policy, generator: torch.Generator) -> Round[PreferencePairs]:
         """One round; a round without a pair has no updates.
@@ -66,10 +66,10 @@ class SelfRewarded:
             **reward_figures(reward),
             "dropped_groups": float(settings.prompts_per_round - paired),
         }
-        if settings.calibrate and self.dpo_beta is None and len(judged):
-            self.dpo_beta = self._calibrate(policy, judged, settings.calibrate)
-        if self.dpo_beta is not None:
-            metrics["dpo_beta"] = self.dpo_beta
+        if settings.calibrate and self.calibrated is None and len(judged):
+            self.calibrated = self._calibrate(policy, judged, settings.calibrate)
+        if self.calibrated is not None:
+            metrics["dpo_beta"] = self.calibrated
         return Round(self._updates(judged, generator), len(reward), metrics, drawn.drift())
 
     def _updates(
@@ -80,7 +80,7 @@ class SelfRewarded:
         settings = self.settings
         rows = shuffled(len(judged), settings.pairs_per_update, generator)
         for _ in range(settings.updates_per_round):
-            yield pair_batches(self.context, judged, next(rows), self.dpo_beta)
+            yield pair_batches(self.context, judged, next(rows), self.calibrated)
 
     def _calibrate(self, policy: Policy, judged: Judged, target: float) -> float:
         generator = self.context.generator("calibration")
@@ -96,12 +96,12 @@ class SelfRewarded:
     def state(self) -> dict[str, Tensor]:
         """The number of rounds, which decides when the anchor moves, and the temperature."""
         found = {"rounds": torch.tensor(self.rounds)}
-        if self.dpo_beta is not None:
-            found["dpo_beta"] = torch.tensor(self.dpo_beta, dtype=torch.float64)
+        if self.calibrated is not None:
+            found["calibrated"] = torch.tensor(self.calibrated, dtype=torch.float64)
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Become what `state` was taken from."""
         self.rounds = int(state["rounds"])
-        beta = state.get("dpo_beta")
-        self.dpo_beta = None if beta is None else float(beta)
+        found = state.get("calibrated")
+        self.calibrated = None if found is None else float(found)
