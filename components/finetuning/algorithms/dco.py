@@ -1,7 +1,7 @@
 """DCO: a denoising loss on good images that fades once the policy is better than the reference.
 
-Paper: Lee et al., "Direct Consistency Optimization for Robust Customization of Text-to-Image
-Diffusion Models", arXiv 2402.12004, with its released code. Made for personalisation from three to
+Paper: Lee et al., "Direct Consistency Optimization for Compositional Text-to-Image
+Personalization", arXiv 2402.12004, with its released code. Made for personalisation from three to
 five pictures of a subject or a style; here the good images are those that people preferred.
 
     error    e(x) = ‖ε - ε_θ(x_t, t, c)‖², a mean over the latent's dimensions
