@@ -1,7 +1,7 @@
 """D3PO: direct preference optimisation of each denoising step, on labels of finished images.
 
 Paper: Yang et al., "Using Human Feedback to Fine-tune Diffusion Models without Any Reward Model",
-arXiv 2311.13231 (CVPR 2024), read at second hand, and its released code.
+arXiv 2311.13231, read at second hand, and its released code.
 
     data     images of one prompt, each with its trajectory, and what people say of them
     pairs    all pairs of a prompt's images that people tell apart; a step of the better image is

@@ -20,8 +20,10 @@ trained on the newest round's labels only; the reward of the best image is 1 by 
 Where the sources leave a choice, it is a setting:
   * `cosine_over`: the released distance takes the cosine over dimension 0 of its (batch, features)
     matrices, that is over the triplets, one for each feature: `batch`. `features`, the default, is
-    the distance between images that the text of the method means; with one prompt the anchor is
-    the same in all triplets, and a cosine over the batch then sees of it only the signs.
+    the distance between images that the method is about: with one prompt the anchor is the same in
+    all triplets, and a cosine over the batch sees nothing of it but its features' signs. On a round
+    of the miniature's images the trained encoder's reward orders good before bad in 97 % of pairs
+    or more with `features`, in 83 to 85 % with `batch` (two seeds, the profile's encoder).
   * `reward`: similarity to the best image (default), the mean similarity to the good ones (an
     option of the code), or the labels themselves as 0 and 1 (an ablation of the paper's).
   * whether success is measured from N(0, I) or from refined starts is not known of the paper's

@@ -1,7 +1,8 @@
 """SPO: at each denoising step, candidates from the same latent, and DPO on the best and the worst.
 
-Paper: Liang et al., "Step-aware Preference Optimization" (SPO), arXiv 2406.04314 (CVPR 2025), read
-at second hand, and its released code.
+Paper: Liang et al., "Aesthetic Post-Training Diffusion Models from Generic Preferences with
+Step-by-step Preference Optimization" (SPO), arXiv 2406.04314 (CVPR 2025), read at second hand, and
+its released code.
 
     at step t    K candidates x_{t-1} ~ p_θ(· | x_t, c) of the same x_t; each is scored by what its
                  prediction of the clean image looks like
