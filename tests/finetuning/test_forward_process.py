@@ -214,6 +214,113 @@ def test_an_images_ratio_is_that_of_its_mean_over_levels(build, policy, method):
     assert expected["per_level"] != pytest.approx(expected["per_image"], rel=1e-4)
 
 
+def moved_rows(made, policy, **keywords):
+    """A batch of the first round, the rows of the next loss, and what the policies say of them,
+    with the adapter far from all of them and every snapshot elsewhere."""
+    _, batches = collected(made, policy, 0)
+    move(policy, 1, size=0.5)
+    for name in made.experience.snapshots:
+        policy.remember(name, 0.5)
+    move(policy, 2, size=1.0)
+    # Good and bad ones in any batch.
+    batch = replace(batches[0], advantage=torch.linspace(1.2, -0.7, len(batches[0])))
+    rows = noised(policy, batch, made.algorithm.settings, torch_generator(3), **keywords)
+    said = {
+        name: policy.predict_at(rows.x_t, rows.level, rows.conditioning, name)
+        for name in ("train", "old", "ema", "reference")
+        if name in ("train", "reference") or name in made.experience.snapshots
+    }
+    return batch, rows, {n: v if n == "train" else v.detach() for n, v in said.items()}
+
+
+def check(made, policy, batch, expected) -> dict[str, float]:
+    """The method's loss and its gradient are those expected; returns its metrics."""
+    output = made.algorithm.loss(policy, batch, torch_generator(3))
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-6)
+    parameters = [parameter for _, parameter in policy.trainable_parameters()]
+    found = torch.autograd.grad(output.loss, parameters)
+    for one, other in zip(found, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-5)
+    return {name: float(value) for name, value in output.metrics.items()}
+
+
+def squared(one, other):
+    return (one - other).square().mean(dim=(1, 2, 3))
+
+
+@flow
+def test_nft_in_the_space_of_velocities(build, policy, method):
+    """As its paper has it, for a flow; the code mixes clean latents."""
+    made = build(method | {"kl_weight": 0.3, "mix_beta": 0.4, "advantage_clip": 1.5})
+    batch, rows, said = moved_rows(made, policy)
+    good = (0.5 + (batch.advantage / 1.5).clamp(-1, 1) / 2).repeat_interleave(2)
+    errors = []
+    for velocity in (
+        0.4 * said["train"] + 0.6 * said["old"],
+        1.4 * said["old"] - 0.4 * said["train"],
+    ):
+        miss = rows.x_t - rows.level.noise * velocity - rows.x0
+        size = miss.detach().abs().mean(dim=(1, 2, 3))
+        errors.append(miss.square().mean(dim=(1, 2, 3)) / size)
+    expected = 1.5 * ((good * errors[0] + (1 - good) * errors[1]) / 0.4).mean()
+    kl = squared(said["train"], said["reference"]).mean()
+    metrics = check(made, policy, batch, expected + 0.3 * kl)
+    assert metrics["kl"] == pytest.approx(float(kl.detach()), rel=1e-4)
+    distance = float(squared(said["train"].detach(), said["old"]).mean())
+    assert metrics["old_distance"] == pytest.approx(distance, rel=1e-4)
+    clean = rows.x_t - rows.level.noise * said["train"].detach()
+    assert metrics["clean_error"] == pytest.approx(float(squared(clean, rows.x0).mean()), rel=1e-4)
+    assert 0.0 < float(good.min()) < 0.5 < float(good.max()) < 1.0
+
+
+@pytest.mark.parametrize("method", [METHODS["awm"]], ids=["flow"])
+def test_awm_is_put_together_as_its_header_says(build, policy, method):
+    settings = {"kl_weight": 0.3, "ema_kl_weight": 0.7, "clip_range": 0.05, "advantage_clip": 2.0}
+    made = build(method | settings)
+    batch, rows, said = moved_rows(made, policy)
+    policy.remember("ema", 0.7)
+    said["ema"] = policy.predict_at(rows.x_t, rows.level, rows.conditioning, "ema").detach()
+
+    def log_prob(velocity):
+        error = squared(velocity, rows.target)
+        return -4 * rows.level.noise.flatten() * ((error + 1e-10) ** 0.25 - 10**-2.5)
+
+    ratio = (log_prob(said["train"]) - log_prob(said["old"])).exp()
+    advantage = (batch.advantage / 2).repeat_interleave(2)
+    terms = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(0.95, 1.05))
+    kl = squared(said["train"], said["reference"]).mean()
+    ema_kl = squared(said["train"], said["ema"]).mean()
+    metrics = check(made, policy, batch, terms.mean() + 0.3 * kl + 0.7 * ema_kl)
+    assert metrics["ema_kl"] == pytest.approx(float(ema_kl.detach()), rel=1e-4)
+    assert metrics["ema_kl"] != pytest.approx(metrics["kl"], rel=1e-2)
+    off = float((ratio.detach() - 1).abs().max())
+    assert metrics["ratio_deviation_max"] == pytest.approx(off, rel=1e-3)
+    assert off > 0.05
+
+
+@pytest.mark.parametrize("compare_with", ["reference", "old"])
+@pytest.mark.parametrize("method", [METHODS["dgpo"]], ids=["flow"])
+def test_dgpo_is_put_together_as_its_header_says(build, policy, method, compare_with):
+    made = build(
+        method
+        | {"kl_weight": 0.3, "dgpo_beta": 3.0, "clip_range": 0.01, "compare_with": compare_with}
+    )
+    batch, rows, said = moved_rows(made, policy, shared_in_groups=True)
+    error = {name: squared(velocity, rows.target).view(3, 2) for name, velocity in said.items()}
+    ratio = (error["old"] - error["train"]).exp().detach()
+    up = (batch.advantage > 0)[:, None]
+    far = (up & (ratio > 1.01)) | (~up & (ratio < 0.99))
+    held = torch.where(far, error["train"].detach(), error["train"])
+    scores = (batch.advantage[:, None] * 3.0 * (held - error[compare_with])).sum(0) / 3
+    expected = -torch.nn.functional.logsigmoid(-scores).mean() / 3.0
+    kl = squared(said["train"], said["reference"]).mean()
+    metrics = check(made, policy, batch, expected + 0.3 * kl)
+    assert metrics["clip_fraction"] == pytest.approx(float(far.float().mean()))
+    assert metrics["implicit_acc"] == float((scores.detach() < 0).float().mean())
+    assert metrics["ratio_mean"] == pytest.approx(float(ratio.mean()), rel=1e-4)
+    assert 0 < float(far.float().mean()) < 1
+
+
 @pytest.mark.parametrize("method", [METHODS["awm_unet"]], ids=["unet"])
 def test_off_policy_awm_draws_with_its_average_and_has_no_other_snapshot(build, policy, method):
     made = build(method)
