@@ -37,23 +37,26 @@ def prdp(log_ratio, reward, *, group=GROUP, old=None, beta=2.0, clip=CLIP, reduc
     return float(loss.detach()), log_ratio.grad
 
 
+def pairs_with_weights(reward, group, *, ties):
+    """The pairs in order, each with its weight."""
+    found = checked(reward_difference.pairs_of)(reward, group, ties=ties)
+    return dict(
+        zip(
+            zip(found.first.tolist(), found.second.tolist(), strict=True),
+            found.weight.tolist(),
+            strict=True,
+        )
+    )
+
+
 def test_pairs_are_each_unordered_pair_of_a_group_once():
     reward, group = torch.tensor([3.0, 1.0, 3.0, 5.0, 2.0]), torch.tensor([0, 0, 0, 1, 1])
-    found = checked(reward_difference.pairs_of)(reward, group, ties=False)
-    assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == [
-        (0, 1),
-        (2, 1),
-        (3, 4),
-    ]
-    assert found.weight.tolist() == approx(1 / 4, 1 / 4, 1 / 2)
-    with_ties = checked(reward_difference.pairs_of)(reward, group, ties=True)
-    assert list(zip(with_ties.first.tolist(), with_ties.second.tolist(), strict=True)) == [
-        (0, 1),
-        (0, 2),
-        (2, 1),
-        (3, 4),
-    ]
-    assert with_ties.weight.tolist() == approx(1 / 6, 1 / 6, 1 / 6, 1 / 2)
+    assert pairs_with_weights(reward, group, ties=False) == pytest.approx(
+        {(0, 1): 1 / 4, (2, 1): 1 / 4, (3, 4): 1 / 2}
+    )
+    assert pairs_with_weights(reward, group, ties=True) == pytest.approx(
+        {(0, 1): 1 / 6, (0, 2): 1 / 6, (2, 1): 1 / 6, (3, 4): 1 / 2}
+    )
 
 
 def test_a_group_without_a_pair_has_no_share_of_the_mean():
@@ -64,9 +67,29 @@ def test_a_group_without_a_pair_has_no_share_of_the_mean():
 
 
 def test_groups_may_interleave():
-    reward, group = torch.tensor([1.0, 5.0, 3.0, 8.0]), torch.tensor([0, 1, 0, 1])
-    found = reward_difference.pairs_of(reward, group, ties=False)
-    assert (found.first.tolist(), found.second.tolist()) == ([2, 3], [0, 1])
+    reward, group = torch.tensor([1.0, 5.0, 3.0, 8.0, 2.0]), torch.tensor([0, 1, 0, 1, 0])
+    assert pairs_with_weights(reward, group, ties=False) == pytest.approx(
+        {(2, 0): 1 / 6, (2, 4): 1 / 6, (4, 0): 1 / 6, (3, 1): 1 / 2}
+    )
+
+
+def test_samples_that_are_alone_have_no_pairs():
+    assert not pairs_with_weights(torch.tensor([1.0, 2.0]), torch.tensor([1, 0]), ties=True)
+
+
+def test_pairs_are_those_of_a_search():
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(5, (40,), generator=generator)
+    reward = torch.randint(4, (40,), generator=generator).float()
+    expected = {
+        (i, j)
+        for i in range(40)
+        for j in range(40)
+        if group[i] == group[j] and (reward[i] > reward[j] or (reward[i] == reward[j] and i < j))
+    }
+    assert set(pairs_with_weights(reward, group, ties=True)) == expected
+    without = {(i, j) for i, j in expected if reward[i] != reward[j]}
+    assert set(pairs_with_weights(reward, group, ties=False)) == without
 
 
 def test_steps_are_summed_or_averaged():

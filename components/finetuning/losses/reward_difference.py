@@ -43,12 +43,18 @@ def pairs_of(reward: Float[Tensor, " b"], group: Int64[Tensor, " b"], *, ties: b
     Worked: rewards (3, 1, 3 | 5, 2) in groups (0, 0, 0 | 1, 1). Without ties (0, 1), (2, 1) and
     (3, 4) with weights ¼, ¼, ½; with ties also (0, 2), and weights ⅙, ⅙, ⅙, ½.
     """
-    together = group[:, None] == group[None, :]
-    chosen = together & (reward[:, None] > reward[None, :])
-    if ties:
-        even = reward[:, None] == reward[None, :]
-        chosen = chosen | (together & even).triu(diagonal=1)
-    first, second = chosen.nonzero().unbind(1)
+    # Side by side by group, and then each sample with the one k places behind it: every pair once,
+    # without a matrix of all samples.
+    order = group.argsort(stable=True)
+    largest = int(torch.bincount(group).max())
+    left = torch.cat([order[: len(order) - k] for k in range(1, largest)] + [order[:0]])
+    right = torch.cat([order[k:] for k in range(1, largest)] + [order[:0]])
+    wanted = group[left] == group[right]
+    if not ties:
+        wanted = wanted & (reward[left] != reward[right])
+    left, right = left[wanted], right[wanted]
+    swap = reward[right] > reward[left]
+    first, second = torch.where(swap, right, left), torch.where(swap, left, right)
     counts = torch.bincount(group[first])
     weight = 1 / (counts[group[first]] * (counts > 0).sum()).to(reward)
     return Pairs(first, second, weight)
