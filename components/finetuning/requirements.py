@@ -7,7 +7,7 @@ and what would work. Light to import: no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -42,7 +42,7 @@ class Requirements:
     judge: bool = False
     """A held-out judge that the monitor watches: the method learns from its own scores."""
     guidance_free: bool = False
-    """Images drawn without guidance; a consistency model, which is only told its weight, is free."""
+    """Images drawn without guidance; a consistency model is only told its weight, which is free."""
 
 
 class Refusal(NamedTuple):
@@ -68,6 +68,19 @@ def check(settings: Settings, run: RunSettings) -> None:
     for refusal in refusals(settings, run.base):
         raise SettingsError(
             f"finetuning: method {settings.method.name} {refusal.reason}", allowed=refusal.allowed
+        )
+
+
+def check_sampler(needs: Requirements, stochastic_steps: Sequence[int]) -> None:
+    """The same for a hub name, of which only the opened policy says how it steps.
+
+    Raises:
+        SettingsError: a method with likelihoods on a deterministic sampler.
+    """
+    if needs.likelihood and not stochastic_steps:
+        raise SettingsError(
+            "the method needs the likelihood of its steps, and none of the sampler's is stochastic",
+            allowed="base.eta or base.noise_level above 0, or a method without likelihoods",
         )
 
 

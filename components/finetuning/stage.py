@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.contracts.artifacts import atomic_path, write_json
 from components.contracts.stage import StageContext, log_inputs, write_manifest
 from components.finetuning.algorithms.preference_settings import PREFERENCES
+from components.finetuning.requirements import check_sampler
 from components.finetuning.settings import Settings
 from components.rewards.scorers.settings import ModelScorerSettings
 
@@ -73,6 +74,7 @@ def _method_context(settings: Settings, context: StageContext) -> tuple[MethodCo
     prompts = PromptPool.read(context.root / TRAIN)
     scorer = build_scorer(settings.reward, context.compute, context.root)
     policy = load_policy(context.base, context.compute)
+    check_sampler(settings.method.requires(), policy.sampler.stochastic_steps)
     lora = settings.lora
     reached = policy.add_adapter(
         lora.rank, lora.alpha, lora.targets, generator=context.generator("lora")

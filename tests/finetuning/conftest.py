@@ -154,7 +154,7 @@ def block(method: dict[str, Any], **others: Any) -> dict[str, Any]:
     return {
         "lora": {"rank": 2, "alpha": 2},
         "rounds": 3,
-        "method": method,
+        "method": dict(method),
         "reward": {
             "name": "python",
             "callable": f"tests.finetuning.plugs:{getattr(method, 'reward', 'redness')}",

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from components.contracts.errors import DataError, SettingsError
 from components.contracts.seeds import torch_generator
-from components.contracts.settings import BaseSettings
 from components.contracts.tables import PROMPTS, write_table
-from components.diffusion import load_policy
 from components.finetuning.experience.buffer import StoredTransitions, TransitionBuffer
 from components.finetuning.experience.value import ValueNetwork
-from components.finetuning.interfaces import MethodContext
 from components.finetuning.prompt_pool import PromptPool
-from tests.finetuning.conftest import COMPUTE, METHODS
+from components.finetuning.stage import run
+from tests.finetuning.conftest import METHODS
 from tests.finetuning.plugs import Redness
 
 
@@ -133,13 +132,13 @@ def test_samples_of_groups_without_variance_are_not_remembered(build, policy):
     assert len(experience.buffer) == 2 * policy.sampler.num_steps
 
 
-def test_a_deterministic_sampler_is_refused_when_the_method_is_built(base, pool):
-    policy = load_policy(BaseSettings(**base.model_dump() | {"eta": 0.0}), COMPUTE)
-    from components.finetuning.algorithms.dpok import DPOKSettings
-
-    context = MethodContext(policy, pool, Redness(), 4, lambda *_: torch_generator(0))
-    with pytest.raises(SettingsError, match=r"eta 0 .* allowed: an eta above 0"):
-        DPOKSettings().build(context)
+def test_a_deterministic_sampler_is_refused_before_anything_is_drawn(project):
+    settings, context = project(METHODS["dpok"])
+    still = replace(context, base=context.base.model_copy(update={"eta": 0.0}))
+    with pytest.raises(
+        SettingsError, match=r"none of the sampler's is stochastic; allowed: base\.eta"
+    ):
+        run(settings, still)
 
 
 def test_supervised_images_are_drawn_once_from_the_reference(build, policy):

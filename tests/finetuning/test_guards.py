@@ -61,16 +61,16 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_step(pair):
 
 def test_a_rollout_that_disagrees_with_its_replay_refuses_to_start(project, monkeypatch):
     settings, context = project(METHODS["dpok"])
-    from components.finetuning.experience import online
+    from components.finetuning.experience import drawing
 
-    honest = online.rollout
+    honest = drawing.rollout
 
-    def rounded(*arguments):
-        drawn = honest(*arguments)
+    def rounded(*arguments, **keywords):
+        drawn = honest(*arguments, **keywords)
         # The log-probs are of latents before rounding: what a half-precision store does.
         return type(drawn)(drawn.latents.bfloat16().float(), drawn.log_probs)
 
-    monkeypatch.setattr(online, "rollout", rounded)
+    monkeypatch.setattr(drawing, "rollout", rounded)
     with pytest.raises(GuardError, match="rollout and training disagree before the first update"):
         run(settings, context)
     assert not outs(context.root)

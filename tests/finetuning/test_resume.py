@@ -156,7 +156,8 @@ def make_root(root: Path, base_folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_three_times_then_resume_equals_the_undisturbed_run(tmp_path, base_folder):
+def test_kill_minus_nine_three_times_then_resume_equals_the_undisturbed_run(tmp_path, base_folders):
+    base_folder = base_folders("unet")
     whole = make_root(tmp_path / "whole", base_folder)
     child = start(whole)
     assert child.wait(timeout=600) == 0, child.stderr.read().decode()
