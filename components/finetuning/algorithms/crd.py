@@ -152,14 +152,21 @@ class CRD:
         }
         if settings.kl_weight > 0:
             distance = prediction_kl(prediction, self._reference(policy, rows))
-            weight = reward_difference.adaptive_kl_weight(
-                good, settings.kl_weight, settings.kl_floor
-            )
-            loss = loss + (weight * distance).mean()
+            loss = loss + (self._kl_weight(good) * distance).mean()
             # A guided reference is not the policy at the start: the guards must not ask for 0.
             guided = settings.reference_guidance_scale is not None
             metrics["reference_distance" if guided else "kl"] = distance.detach().mean()
         return LossOutput(loss, metrics)
+
+    def _kl_weight(self, good: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        from components.finetuning.losses.reward_difference import adaptive_kl_weight
+
+        settings = self.settings
+        if settings.adaptive_kl:
+            return adaptive_kl_weight(good, settings.kl_weight, settings.kl_floor)
+        return torch.full_like(good, settings.kl_weight)
 
     def _reference(self, policy: Policy, rows: NoisedImages) -> torch.Tensor:
         from components.finetuning.noising import predict
