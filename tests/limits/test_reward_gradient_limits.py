@@ -102,6 +102,19 @@ def test_alignprop_with_a_fixed_k_is_draft_k(open_policy, grad_steps):
     equal(found, expected)
 
 
+def test_alignprop_far_from_its_target_is_plain_reward(open_policy):
+    policy = open_policy()
+    fixed = {"truncation": {"kind": "fixed"}}
+    plain = AlignPropSettings(reward_weight=1.0, **fixed)
+    output, expected = ran(policy, AlignProp(plain, SCORER), prompts(policy))
+    for target, sign in ((1000.0, 1.0), (-1000.0, -1.0)):
+        margin = AlignPropSettings(loss="margin", target=target, reward_weight=0.25, **fixed)
+        found, slope = ran(policy, AlignProp(margin, SCORER), prompts(policy))
+        # |target - r| is target - r below it and r - target above.
+        torch.testing.assert_close(found.loss, 0.25 * (1000 + sign * output.loss))
+        equal(slope, 0.25 * sign * expected)
+
+
 def test_draft_with_all_steps_is_plain_autograd_through_the_sampler(open_policy):
     policy = open_policy()
     conditioning = policy.encode_prompts(TEXTS)
