@@ -137,6 +137,59 @@ def test_two_passes_give_the_values_and_gradients_of_one(build, policy, clip_ran
         assert float(output.metrics["clip_fraction"]) > 0
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_figures_of_prdp_are_those_of_the_replay(build, policy, reduction):
+    changes = {"clip_range": 1e-3, "regression_beta": 0.5, "step_reduction": reduction}
+    method, _, updates = collected(build, policy, group_size=3, updates_per_epoch=1, **changes)
+    ((batch,),) = updates
+    disturb(policy)
+    with torch.no_grad():
+        output = method.algorithm.loss(policy, batch, torch_generator(0))
+        log_prob = naive_log_probs(policy, batch)
+    found = {name: float(value) for name, value in output.metrics.items()}
+    ratio = (log_prob - batch.log_prob_old).exp()
+    assert found["ratio_mean"] == pytest.approx(float(ratio.mean()), rel=1e-5)
+    assert found["ratio_deviation_max"] == pytest.approx(float((ratio - 1).abs().max()), rel=1e-4)
+    # The policy that drew was the reference.
+    moved = log_prob - batch.log_prob_old
+    assert found["clip_fraction"] == pytest.approx(float((moved.abs() > 1e-3).float().mean()))
+    assert 0 < found["clip_fraction"] < 1
+    total = moved.sum(1) if reduction == "sum" else moved.mean(1)
+    arguments = total, batch.reward, batch.group
+    accuracy = float(reward_difference.pair_accuracy(*arguments))
+    assert found["implicit_acc"] == pytest.approx(accuracy)
+    assert 0 < accuracy < 1
+    share = float(reward_difference.explained(*arguments, 0.5))
+    assert found["explained"] == pytest.approx(share, rel=1e-2)
+
+
+def test_rebel_is_the_regression_on_the_whole_trajectory(build, policy):
+    method = build(METHODS["rebel"] | {"group_size": 3, "regression_beta": 0.5})
+    ((batch,), *_) = method.experience.collect(policy, torch_generator(0, "round", 0)).updates
+    disturb(policy)
+    output = method.algorithm.loss(policy, batch, torch_generator(0))
+    log_prob = naive_log_probs(policy, batch)
+    total = (log_prob - batch.log_prob_old).sum(1)
+    expected = torch.zeros(())
+    for group in range(2):
+        first, second, third = (batch.group == group).nonzero().flatten().tolist()
+        for i, j in ((first, second), (first, third), (second, third)):
+            gap = 0.5 * (total[i] - total[j]) - (batch.reward[i] - batch.reward[j])
+            expected = expected + gap.square() / 6
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=0)
+    gradients = gradient_of(policy, output.loss), gradient_of(policy, expected)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5 * float(gradients[1].abs().max()))
+    ratio = (log_prob - batch.log_prob_old).detach().exp()
+    metrics = {name: float(value) for name, value in output.metrics.items()}
+    assert metrics["ratio_mean"] == pytest.approx(float(ratio.mean()), rel=1e-5)
+    assert metrics["ratio_deviation_max"] == pytest.approx(float((ratio - 1).abs().max()), rel=1e-4)
+    arguments = total.detach(), batch.reward, batch.group
+    accuracy = float(reward_difference.pair_accuracy(*arguments))
+    assert metrics["implicit_acc"] == pytest.approx(accuracy)
+    share = float(reward_difference.explained(*arguments, 0.5))
+    assert metrics["explained"] == pytest.approx(share, rel=1e-2)
+
+
 class LiveMemory(TorchDispatchMode):
     """Bytes of the tensors that were made inside of the block and are still held, by whomever."""
 
