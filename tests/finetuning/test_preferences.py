@@ -21,7 +21,6 @@ from tests.finetuning.conftest import METHODS, state_of
 from tests.finetuning.plugs import Redness
 from tests.support.preferences import (
     LATENT_SHAPE,
-    SAID,
     Said,
     latent_of,
     prompt_row,
@@ -85,18 +84,30 @@ def test_a_majority_against_the_order_of_ids_wins(tmp_path):
     assert numbers(judged) == {(0, 1, 1.0): 1}
 
 
-def test_absolute_winners_never_lost_or_tied_and_won_more_than_once(tmp_path, preferences):
-    # 2 won twice but tied once; 0 and 1 lost.
-    with pytest.raises(DataError, match=r"none that can be learnt from .* winners absolute"):
-        read(preferences, winners="absolute")
-    said: list[Said] = [*SAID[2:4], (2, 0, "cem", "a"), (1, 0, "ann", "a")]
-    judged = read(write_preferences(tmp_path, {"train 0": said}), winners="absolute")
-    assert numbers(judged) == {(2, 1, 1.0): 2, (2, 0, 1.0): 1}
-    once = read(
-        write_preferences(tmp_path / "2", {"train 0": [*said, (0, 1, "dan", "tie")]}),
-        winners="absolute",
-    )
-    assert numbers(once) == numbers(judged)  # a tie of two others stains only them
+TWO_WINS: list[Said] = [(2, 1, "ann", "a"), (0, 2, "cem", "b")]
+ABSOLUTE = {
+    "clean": ([], {(2, 1, 1.0): 1, (2, 0, 1.0): 1}),
+    "others tie": ([(0, 1, "dan", "tie")], {(2, 1, 1.0): 1, (2, 0, 1.0): 1}),
+    "tied, shown as a": ([(2, 1, "dan", "tie")], None),
+    "tied, shown as b": ([(1, 2, "dan", "tie")], None),
+    "lost once": ([(2, 1, "dan", "b")], None),
+}
+
+
+@pytest.mark.parametrize(("more", "found"), ABSOLUTE.values(), ids=ABSOLUTE)
+def test_absolute_winners_never_lost_or_tied(tmp_path, more, found):
+    folder = write_preferences(tmp_path, {"train 0": [*TWO_WINS, *more]})
+    if found is None:
+        with pytest.raises(DataError, match=r"none that can be learnt from .* winners absolute"):
+            read(folder, winners="absolute")
+    else:
+        assert numbers(read(folder, winners="absolute")) == found
+
+
+def test_absolute_winners_won_more_than_once(tmp_path):
+    folder = write_preferences(tmp_path, {"train 0": TWO_WINS[:1], "train 1": TWO_WINS})
+    judged = read(folder, winners="absolute")
+    assert (len(judged), set(judged.prompts)) == (2, {"train 1"})
 
 
 def test_samples_are_joined_by_id_whatever_the_order_of_rows(tmp_path, preferences):

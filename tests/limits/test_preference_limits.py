@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -39,8 +41,8 @@ def policy(tmp_path_factory) -> Policy:
     return policy
 
 
-@pytest.fixture
-def moved(policy):
+@contextmanager
+def away(policy: Policy) -> Iterator[Policy]:
     """The policy away from its reference, and put back afterwards."""
     generator = torch_generator(0, "moved")
     before = {name: parameter.detach().clone() for name, parameter in policy.trainable_parameters()}
@@ -53,6 +55,13 @@ def moved(policy):
         for name, parameter in policy.trainable_parameters():
             parameter.copy_(before[name])
             parameter.grad = None
+
+
+@pytest.fixture
+def moved(policy):
+    """The policy away from its reference."""
+    with away(policy):
+        yield policy
 
 
 def latents(count: int) -> Tensor:
@@ -114,6 +123,24 @@ def test_at_the_start_policy_and_reference_are_wrong_by_the_same(policy, error):
     output = algorithm.loss(policy, pairs(policy), torch_generator(2))
     assert output.loss.item() == pytest.approx(math.log(2))
     assert float(output.metrics["implicit_acc"]) == 0.5
+
+
+@pytest.mark.parametrize("error", ["latent", "perceptual"])
+@pytest.mark.parametrize("function", [errors, errors_in_parts])
+def test_the_reference_is_the_base_and_a_snapshot_where_it_is_named(policy, error, function):
+    rows = noised_pairs(policy, pairs(policy, 3), torch_generator(2), "training")
+    with torch.no_grad():
+        base = policy_error(policy, rows, error)
+    with away(policy):
+        policy.remember("anchor")
+        found = function(policy, rows, error)
+        anchored = function(policy, rows, error, "anchor")
+    assert torch.equal(found.reference, base)
+    assert not torch.equal(found.policy, base)
+    assert bool((found.kl > 0).all())
+    # The policy is its own anchor, to the bit.
+    assert torch.equal(anchored.reference, found.policy)
+    assert anchored.kl.tolist() == [0.0] * 6
 
 
 class IdentityFeatures:
