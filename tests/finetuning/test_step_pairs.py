@@ -166,21 +166,39 @@ def test_spo_pairs_share_their_latent_and_the_redder_prediction_wins(build, poli
         assert winner > loser
 
 
-def test_spo_goes_on_from_one_of_its_candidates(build, policy):
-    made = build(SPO | {"prompts_per_round": 8, "pairs_per_update": 99, "num_candidates": 2})
-    _, (batches,) = updates(made, policy)
-    won, gone_on = {}, []
-    for batch in batches:
-        for place, x_prev in enumerate(batch.x_prev):
-            won[bytes_of(x_prev)] = place in batch.winner.tolist()
-        gone_on += [bytes_of(x) for x in batch.x_t[batch.step == 1]]
-    # With two candidates both are stored where they differ: as winner or as loser.
-    assert len(gone_on) >= 6
-    assert {won[x_t] for x_t in gone_on} == {True, False}
+@pytest.mark.parametrize("method", [STEPWISE], ids=["spo_stepwise"])
+def test_a_chain_by_hand(build, policy, method):
+    experience = build(method).experience
+    prompt = torch.tensor([2])
+    pairs, images = experience._chains(policy, prompt, [5])
+    text, chance = experience.text[prompt], torch.Generator().manual_seed(5)
 
+    def noise(count):
+        return torch.randn((count, *policy.latent_shape), generator=chance)
 
-def bytes_of(latent):
-    return latent.numpy().tobytes()
+    with torch.no_grad():
+        # Step 0 is taken as it comes, 1 and 2 have three candidates each, 3 has no noise.
+        x_t = policy.transition(noise(1), 0, text).sample(noise(1))
+        gone_on = []
+        for row, step in enumerate((1, 2)):
+            taken = policy.transition(x_t, step, text)
+            candidates = taken.mean + taken.std * noise(3)
+            output = policy.predict(candidates, step + 1, text[[0, 0, 0]])
+            level = policy.sampler.level(step + 1, 3)
+            # Judged by the predicted clean image, not by the noisy one.
+            images_of = policy.decode(level.predict(output, candidates)[0])
+            scores = Redness().score(images_of, [""] * 3) * (1.5 - level.noise.flatten())
+            assert int(pairs.step[row]) == step
+            torch.testing.assert_close(pairs.x_t[row], x_t[0])
+            torch.testing.assert_close(pairs.x_prev_w[row], candidates[scores.argmax()])
+            torch.testing.assert_close(pairs.x_prev_l[row], candidates[scores.argmin()])
+            chosen = torch.randint(3, (1,), generator=chance)
+            gone_on.append(int(chosen))
+            x_t = candidates[chosen]
+        assert gone_on != [0, 0]
+        x0 = policy.transition(x_t, 3, text).mean
+    difference = (policy.decode(x0).int() - images.int()).abs().max()
+    assert int(difference) <= 1
 
 
 def test_a_threshold_keeps_only_what_is_told_apart(build, policy):
