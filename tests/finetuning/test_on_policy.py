@@ -207,14 +207,14 @@ def test_images_of_a_prompt_may_start_from_the_same_noise(build, policy, shared)
 @pytest.mark.parametrize("method", [METHODS["mix_grpo"]], ids=["mix_grpo"])
 def test_the_window_of_mix_grpo_moves_from_round_to_round(build, policy, method):
     experience = build(method).experience
-    for number, step in enumerate((0, 1, 0, 1)):
+    for number, step in enumerate((0, 1, 0)):
         collected, updates = collect(experience, policy, number)
         assert {row[1] for batches in updates for row in rows_of(batches)} == {step}
         assert collected.metrics["first_noisy_step"] == step
     resumed = build(method).experience
     resumed.load_state(experience.state())
+    assert collect(resumed, policy, 3)[0].metrics["first_noisy_step"] == 1
     assert collect(resumed, policy, 4)[0].metrics["first_noisy_step"] == 0
-    assert collect(resumed, policy, 5)[0].metrics["first_noisy_step"] == 1
 
 
 @pytest.mark.parametrize("method", [METHODS["mix_grpo"]], ids=["mix_grpo"])
