@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Run the whole chain on the embedded world (PROFILE=full for the long one)
 	@$(RUN) konomi demo $(if $(PROFILE),--profile $(PROFILE))
 
-test: $(STAMP)  ## Run every test
-	@$(RUN) $(THREADS) pytest --durations=15
+test: $(STAMP)  ## Run every test, in two processes
+	@$(RUN) $(THREADS) pytest -n 2 --dist loadfile --durations=15
 
 lint: $(STAMP)  ## Format, lint, types, layers
 	@$(RUN) ruff format --check .
