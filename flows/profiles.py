@@ -1,9 +1,9 @@
 """Profiles: named sets of values for `params.yaml`, in `profiles/<name>.yaml`.
 
 `profiles/methods/<method>.yaml` holds the settings of one method on the miniature world. A profile
-holds only the keys that it changes; a block `method` with a name takes the place of the old one. Applying one writes `params.yaml` itself, comments
-kept, because that file is what DVC watches and what a reviewer reads: there is no hidden second
-source.
+holds only the keys that it changes; a block `method` with a name takes the place of the old one.
+Applying one writes `params.yaml` itself, comments kept, because that file is what DVC watches and
+what a reviewer reads: there is no hidden second source.
 """
 
 from __future__ import annotations
