@@ -167,8 +167,12 @@ def test_spo_pairs_share_their_latent_and_the_redder_prediction_wins(build, poli
 
 
 @pytest.mark.parametrize("method", [STEPWISE], ids=["spo_stepwise"])
-def test_a_chain_by_hand(build, policy, method):
+def test_a_chain_by_hand(build, policy, method, monkeypatch):
     experience = build(method).experience
+    shown, honest = [], experience.scorer.score
+    monkeypatch.setattr(
+        experience.scorer, "score", lambda *asked: (shown.append(asked[0]), honest(*asked))[1]
+    )
     prompt = torch.tensor([2])
     pairs, images = experience._chains(policy, prompt, [5])
     text, chance = experience.text[prompt], torch.Generator().manual_seed(5)
@@ -187,6 +191,8 @@ def test_a_chain_by_hand(build, policy, method):
             level = policy.sampler.level(step + 1, 3)
             # Judged by the predicted clean image, not by the noisy one.
             images_of = policy.decode(level.predict(output, candidates)[0])
+            assert int((images_of.int() - shown[row].int()).abs().max()) <= 1
+            assert int((images_of.int() - policy.decode(candidates).int()).abs().max()) > 1
             scores = Redness().score(images_of, [""] * 3) * (1.5 - level.noise.flatten())
             assert int(pairs.step[row]) == step
             torch.testing.assert_close(pairs.x_t[row], x_t[0])
