@@ -95,8 +95,9 @@ def _costs(axes: Axes, costs: Figures) -> None:
         if len(reached) < len(found["by_seed"]):
             axes.text(found["value"], place, f" {found['reached']} seeds", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"{what} to the same level (ticks: seeds)")
+    axes.set_xlabel(f"{what} to the same rise (ticks: seeds)")
     _bare(axes)
 
 

@@ -98,7 +98,7 @@ _TO_BEST = "updates to the rival's best"
 
 def _costs(costs: Figures) -> Iterator[str]:
     names = list(next(iter(costs.values())))
-    yield f"\n| to the same level | {' | '.join(names)} |"
+    yield f"\n| to the same rise | {' | '.join(names)} |"
     yield f"| --- |{' --- |' * len(names)}"
     for arm, row in costs.items():
         yield f"| {arm} | {' | '.join(_cost(row[name]) for name in names)} |"

@@ -82,22 +82,25 @@ def compare(ours: str, theirs: str) -> Callable[[Arms], dict[str, Any]]:
 def cost(
     ours: Sequence[str], theirs: str, curve: measures.Curve, *costs: str, share: float = 0.8
 ) -> Callable[[Arms], dict[str, Any]]:
-    """What it costs to reach `share` of the rival's own rise on a curve, for each arm."""
+    """What it costs each arm to rise by `share` of the rival's own rise on a curve.
+
+    From where each starts: on another base the rival's level would be reached by doing nothing.
+    """
 
     def figures(arms: Arms) -> dict[str, Any]:
-        target = []
-        for run in arms[theirs]:
-            start = measures.first(run, curve)
-            target.append(start + share * (measures.best(run, curve) - start))
-        return {
-            "arms": against_base(arms),
-            "cost": {
-                name: {
-                    what: measures.cost_to_reach(arms[name], target, curve, what) for what in costs
-                }
-                for name in (*ours, theirs)
-            },
-        }
+        rises = [
+            share * (measures.best(run, curve) - measures.first(run, curve)) for run in arms[theirs]
+        ]
+        table: dict[str, Any] = {}
+        for name in (*ours, theirs):
+            target = [
+                measures.first(run, curve) + rise
+                for run, rise in zip(arms[name], rises, strict=True)
+            ]
+            table[name] = {
+                what: measures.cost_to_reach(arms[name], target, curve, what) for what in costs
+            }
+        return {"arms": against_base(arms), "cost": table}
 
     return figures
 

@@ -167,7 +167,10 @@ def _load_flow(folder: Path, base: BaseSettings, device: torch.device) -> _Parts
             file=folder / "scheduler",
             allowed="use_dynamic_shifting false, as Stable Diffusion 3 has it",
         )
-    scheduler.set_timesteps(base.num_steps)
+    # Even levels down to 0. Left to itself the scheduler goes to σ = 0.001 first: the noise that an
+    # SDE's step puts in there would stay in the image, since the last step has nothing to remove.
+    levels = [1 - step / base.num_steps for step in range(base.num_steps)]
+    scheduler.set_timesteps(sigmas=levels)
     text = StableDiffusion3Text(tokenizers, encoders, transformer.config.joint_attention_dim)
     sampler = FlowSampler(scheduler.sigmas.to(device), base.noise_level, base.flow_sde)
     network = Network(transformer, "transformer", JOINT_ATTENTION)

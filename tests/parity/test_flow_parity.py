@@ -108,7 +108,7 @@ def drawn(pipe: Any, guidance_scale: float, output_type: str) -> torch.Tensor:
     images: torch.Tensor = pipe(
         PROMPTS,
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        num_inference_steps=10,
+        sigmas=[1 - step / 10 for step in range(10)],
         guidance_scale=guidance_scale,
         max_sequence_length=TEXT_LENGTH,
         output_type=output_type,
