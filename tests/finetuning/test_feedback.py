@@ -78,6 +78,20 @@ def test_the_best_is_the_first_of_the_good_and_its_reward_is_one(build, policy):
     assert collected.metrics["reward"] == pytest.approx(float(reward.mean()))
 
 
+def test_each_prompt_is_compared_with_its_own_best(build, policy):
+    method = ONE | {"prompts_per_round": 2}
+    answers = ([True, False, True, False] * 2, [1.0, 0.0, 2.0, 0.0, 5.0, 0.0, 4.0, 0.0])
+    made, experience = scripted(build, method, answers)
+    found = seen(experience)
+    round_of(made, policy)
+    ((drawn, reward),) = found
+    assert reward[[2, 4]].tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert bool((reward[[0, 1, 3, 5, 6, 7]] < 1 - 1e-6).all())
+    code = experience.representation.encode(drawn.x0)
+    best = code[[2, 2, 2, 2, 4, 4, 4, 4]]
+    torch.testing.assert_close(reward, (1 + torch.cosine_similarity(code, best)) / 2)
+
+
 @pytest.mark.parametrize(
     ("second", "changes"),
     [
