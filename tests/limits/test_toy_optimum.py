@@ -229,22 +229,36 @@ def test_prdp_reaches_the_optimum(tmp_path, temperature, reduction):
     check_told_apart(policy, *others, law_of(policy, "reference"))
 
 
-def test_prdp_has_no_zero_where_the_sampler_remembers_its_noise(tmp_path):
-    """No policy moves the law of x_T: two trajectories that start elsewhere differ by more than
-    rewards (the header of prdp.py)."""
-    remembering = NoiseSchedule(torch.tensor([0.85, 0.5, 0.3]), 0.97, "v_prediction", "trailing")
-    policy = toy_policy(WORLD, remembering)
+def prdp_on(schedule: NoiseSchedule, steps: int, folder: Path) -> tuple[Policy, float]:
+    """Trained at TEMPERATURE, and the share of reward differences that it explains."""
+    policy = toy_policy(WORLD, schedule)
     settings = PRDPSettings(
         prompts_per_round=2,
         group_size=32,
         inner_epochs=4,
-        regression_beta=TEMPERATURE * D * 3,
+        regression_beta=TEMPERATURE * D * steps,
         clip_range=0.1,
         learning_rate=0.03,
         **FREE,
     )
-    rows = train(policy, settings, 50, tmp_path)
-    assert rows[-1]["explained"] < 0.98
+    return policy, train(policy, settings, 50, folder)[-1]["explained"]
+
+
+def test_prdp_has_no_zero_where_the_sampler_remembers_its_noise(tmp_path):
+    """No policy moves the law of x_T: two trajectories that start elsewhere differ by more than
+    rewards (the header of prdp.py)."""
+    remembering = NoiseSchedule(torch.tensor([0.85, 0.5, 0.3]), 0.97, "v_prediction", "trailing")
+    _, explained = prdp_on(remembering, 3, tmp_path)
+    assert explained < 0.98
+
+
+def test_a_step_without_likelihood_is_held_by_nothing(tmp_path):
+    """The last step lands on the picture: log-ratios say that all is done, and x0 is elsewhere,
+    since the LoRA's shared factor moved that step as well."""
+    landing = NoiseSchedule(torch.tensor([0.85, 0.5, 0.2, 0.0]), 1.0, "v_prediction", "trailing")
+    policy, explained = prdp_on(landing, 3, tmp_path)
+    assert explained > 0.999
+    assert misfit(drawn(policy), optimum(policy, TEMPERATURE)) > 2 * OPTIMUM
 
 
 def test_rebel_tilts_by_the_same_amount_every_round(tmp_path):

@@ -103,6 +103,10 @@ def test_clipping_is_by_step_around_the_policy_that_drew():
     assert found.flatten().tolist() == approx(0.2, 0.1, -0.1, 0.0)
     fraction = checked(reward_difference.step_clip_fraction)(LOG_RATIO, LOG_RATIO_OLD, CLIP)
     assert float(fraction) == 0.5
+    # The band is around where each step was, which is not 0 and not the same for all.
+    old = torch.tensor([[0.5, -0.4]])
+    far = torch.tensor([[0.2, -0.1]])
+    assert reward_difference.clipped_by_step(far, old, CLIP).tolist()[0] == approx(0.4, -0.3)
     # What counts is how far it moved, to either side, not where it is.
     assert float(reward_difference.step_clip_fraction(LOG_RATIO, LOG_RATIO, CLIP)) == 0.0
     assert float(reward_difference.step_clip_fraction(LOG_RATIO, LOG_RATIO_OLD, 0.25)) == 0.0

@@ -35,7 +35,10 @@ policy gradient with pairs for a baseline, held back by its clipping.
 What the identity asks for: the pair's start noises x_T are not the same, and no update moves the
 law of x_T. log p*/p_ref is r/τ plus a number of the prompt only if a trajectory's reward does not
 depend on x_T, that is if the sampler forgets it: eta 1, or a flow's SDE with enough noise. Else the
-loss has no zero, and its minimum is a compromise.
+loss has no zero, and its minimum is a compromise. And a step without a likelihood, such as the last
+one of a sampler that lands on the picture, is in no log-ratio and in no KL, here as in DPOK:
+nothing holds what shared weights do to it. tests/limits/test_toy_optimum.py shows the optimum and
+both gaps.
 
 Precision: a log-probability per dimension is a number of size 1 in fp32, which resolves 1e-7. The
 small scale's band of 1e-6 is ten such steps.
