@@ -193,8 +193,9 @@ class PatientLabeller:
     def label(self, images: Tensor, prompts: Sequence[str], generator: torch.Generator) -> Feedback:
         """Return what is good, and how good each image is.
 
-        Good is what the judge calls correct, but for the flips; the rank is the judge's log-score,
-        not flipped, floored like that of the people who compare.
+        Good is what the judge calls correct, but for the flips. The rank is the judge's log-score,
+        floored like that of the people who compare; whatever was called good, by mistake or not,
+        ranks before whatever was called bad.
 
         Args:
             images: uint8 [n, 3, h, w]; resized to the judge's 64 pixels if need be.
@@ -207,8 +208,9 @@ class PatientLabeller:
         images = _at_judge_size(images)
         correct = self.judge.correct(images, prompts)
         flipped = torch.rand(len(correct), generator=generator) < self.flip_probability
+        good = correct ^ flipped
         rank = self.judge.log_score(images, prompts).clamp(min=LOG_SCORE_FLOOR)
-        return Feedback(correct ^ flipped, rank)
+        return Feedback(good, rank + torch.where(good, 1 - LOG_SCORE_FLOOR, 0.0))
 
 
 def build_labeller(

@@ -6,14 +6,16 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from components.contracts.errors import SettingsError
 from components.contracts.seeds import torch_generator
-from components.finetuning.algorithms.d3po import StepPreference
+from components.finetuning.algorithms.d3po import D3POSettings, StepPreference
+from components.finetuning.labels import RewardLabels
 from tests.finetuning.conftest import METHODS
 from tests.finetuning.plugs import Redness
 
-D3PO = METHODS["d3po"] | {"labels": {"source": "reward"}}
+D3PO = METHODS["d3po"]
 SPO, STEPWISE = METHODS["spo"], METHODS["spo_stepwise"]
 
 
@@ -83,6 +85,13 @@ def test_people_who_like_everything_teach_nothing(build, policy):
     labels = {"source": "reward", "good_above": 0.0}
     collected, found = updates(build(D3PO | {"order": "binary", "labels": labels}), policy)
     assert (found, collected.metrics["ties"]) == ([], 6.0)
+
+
+def test_flips_that_nothing_would_come_of_are_refused():
+    flips = RewardLabels(flip_probability=0.1)
+    with pytest.raises(ValidationError, match="asks for neither: use order binary"):
+        D3POSettings(labels=flips)
+    assert D3POSettings(labels=flips, order="binary").labels == flips
 
 
 def test_labels_are_counted_over_rounds_and_resumes(build, policy):

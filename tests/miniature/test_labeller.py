@@ -39,20 +39,28 @@ def test_good_is_what_the_judge_calls_correct_and_rank_how_sure_it_is(judge):
     assert denied.good.float().mean() < 0.1
     assert bool((seen.rank > denied.rank).float().mean() > 0.9)
     assert float(denied.rank.min()) == people.LOG_SCORE_FLOOR
+    assert float(seen.rank.max()) <= 1 - people.LOG_SCORE_FLOOR
 
 
-def test_flips_turn_the_verdict_and_not_the_rank(judge):
-    images = pictures(PROMPTS)
-    honest = people.build_labeller(0.0, judge=judge).label(images, PROMPTS, torch_generator(0))
-    liar = people.build_labeller(1.0, judge=judge).label(images, PROMPTS, torch_generator(0))
+def test_flips_turn_the_verdict_and_what_is_called_good_ranks_first(judge):
+    right = PROMPTS * 4
+    images = pictures(right)
+    prompts = right[:8] + right[9:] + right[8:9]
+    honest = people.build_labeller(0.0, judge=judge).label(images, prompts, torch_generator(0))
+    liar = people.build_labeller(1.0, judge=judge).label(images, prompts, torch_generator(0))
     assert torch.equal(liar.good, ~honest.good)
-    assert torch.equal(liar.rank, honest.rank)
+    for seen in (honest, liar):
+        assert float(seen.rank[seen.good].min()) > float(seen.rank[~seen.good].max())
+    # Within what is called good, and within what is called bad, the judge's order stays.
+    score = judge.log_score(images, prompts).clamp(min=people.LOG_SCORE_FLOOR)
+    for rows in (liar.good, ~liar.good):
+        assert torch.equal(liar.rank[rows].argsort(stable=True), score[rows].argsort(stable=True))
     careless = people.build_labeller(0.3, judge=judge)
     differs = [
-        (careless.label(images, PROMPTS, torch_generator(seed)).good != honest.good).float().mean()
-        for seed in range(60)
+        (careless.label(images, prompts, torch_generator(seed)).good != honest.good).float().mean()
+        for seed in range(20)
     ]
-    assert 0.22 < float(torch.stack(differs).mean()) < 0.38
+    assert 0.2 < float(torch.stack(differs).mean()) < 0.4
 
 
 def test_it_is_a_plug(judge):

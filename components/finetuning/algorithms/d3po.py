@@ -36,7 +36,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.finetuning.algorithms.optimizer import OptimizerSettings
 from components.finetuning.labels import LabelSettings, RewardLabels
@@ -76,6 +76,16 @@ class D3POSettings(OptimizerSettings):
     """β of the loss."""
     clip_range: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Band of the ratio to the reference, of log-probabilities that are means over dimensions."""
+
+    @model_validator(mode="after")
+    def _flips_are_seen(self) -> D3POSettings:
+        labels = self.labels
+        if labels.source == "reward" and labels.flip_probability and self.order == "ranking":
+            raise ValueError(
+                "flip_probability takes good and bad for each other, and order ranking asks for "
+                "neither: use order binary"
+            )
+        return self
 
     def requires(self) -> Requirements:
         """Steps with a density."""
