@@ -1,8 +1,9 @@
 """Judge the LoRA of a run's folder.
 
 Test prompts (never trained on) and as many training prompts, each image with the noise that every
-run of the seed has. Writes `judged.json` with figures and `images.safetensors` with every image's
-verdict, score and reward.
+run of the seed has. Writes `judged.json`: figures, curves, and every image's verdict, score and
+reward, by which two runs are compared in pairs. Of a base it has more images of the same test
+prompts, from which the best of n is chosen.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from components.contracts.artifacts import read_json, write_json, write_safetensors
+from components.contracts.artifacts import read_json, write_json
 from components.contracts.settings import load_block, load_run
 from components.diffusion import load_policy, sample_images
 from components.evaluation.measure import Draws, Measured, choose_draws, measure
@@ -26,38 +26,43 @@ from components.rewards.scorers.settings import ModelScorerSettings
 
 PROMPTS = {"test": 30, "train": 12}
 """Of each category, unseen and seen ones; four images of each."""
+SAMPLES = 4
+BASE_SAMPLES = 8
+"""Images of each test prompt of which a base shows its best: a split of its own, `draws`."""
 RESAMPLES = 2000
 
 
-def judge(root: Path, *, quick: bool) -> None:
+def judge(root: Path, few: int | None, *, quick: bool) -> None:
     """Draw, judge and write; `quick` is a handful of images.
 
     Args:
         root: the run's folder, which is also the current one.
+        few: so many prompts of each category were trained on: each is drawn the more often.
         quick: few images, to run every line.
     """
     run = load_run(root / "params.yaml")
     settings = load_block(root / "params.yaml", "finetuning", Settings)
     lora = root / "models" / "lora"
-    policy = load_policy(run.base, run.compute, lora=lora if lora.exists() else None)
+    trained = lora.exists()
+    policy = load_policy(run.base, run.compute, lora=lora if trained else None)
     scorer = build_scorer(ModelScorerSettings(), run.compute, root)
     eyes = load_judge()
     judged: dict[str, Any] = {"method": settings.method.name}
-    tensors: dict[str, torch.Tensor] = {}
-    for split in PROMPTS:
+    splits = [(split, split, SAMPLES) for split in PROMPTS]
+    if not trained:
+        splits.append(("draws", "test", BASE_SAMPLES))
+    for name, split, samples in splits:
         prompts = 2 if quick else PROMPTS[split]
-        draws = choose_draws(root / f"data/prompts/{split}.parquet", run.seed, prompts, 4)
+        if split == "train" and few:
+            prompts, samples = few, samples * prompts // few
+        draws = choose_draws(root / f"data/prompts/{split}.parquet", run.seed, prompts, samples)
         images, _ = sample_images(policy, draws.texts, draws.seeds)
-        found = measure(images, draws, eyes, scorer, split)
-        judged[split] = _figures(found, draws, run.seed)
-        for name in ("correct", "score", "reward"):
-            tensors[f"{split}.{name}"] = torch.from_numpy(as_floats(getattr(found, name)))
-        tensors[f"{split}.prompt"] = torch.from_numpy(np.asarray(draws.prompt_of))
-    if lora.exists():
+        found = measure(images, draws, eyes, scorer, name)
+        judged[name] = {**_figures(found, draws, run.seed), "images": _by_image(found, draws)}
+    if trained:
         judged["finetuning"] = read_json(root / "reports" / "finetuning.json")
         judged["curves"] = _curves(root / "reports" / "curves.csv")
         judged["seconds"] = read_json(root / "seconds.json")
-    write_safetensors(root / "images.safetensors", tensors)
     write_json(root / "judged.json", judged)
 
 
@@ -71,11 +76,20 @@ def _figures(found: Measured, draws: Draws, seed: int) -> dict[str, Any]:
     return figures
 
 
+def _by_image(found: Measured, draws: Draws) -> dict[str, list[float]]:
+    """Every image's prompt, verdict, score and reward, short enough to be kept with the code."""
+    return {
+        "prompt": draws.prompt_of.tolist(),
+        "correct": found.correct.astype(int).tolist(),
+        "score": np.round(found.score, 3).tolist(),
+        "reward": np.round(found.reward, 3).tolist(),
+    }
+
+
 def _curves(path: Path) -> list[dict[str, float]]:
-    """Rows of the curves that hold a look, and the last row: what plots are drawn from."""
+    """Every row of the curves: what a look cost is told by the row before it."""
     with path.open(encoding="utf-8") as file:
-        rows = [
-            {name: float(value) for name, value in row.items() if value}
+        return [
+            {name: float(f"{float(value):.5g}") for name, value in row.items() if value}
             for row in csv.DictReader(file)
         ]
-    return [row for row in rows if "validation_reward" in row or row is rows[-1]]

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.claims.runs import IMAGES, Run
-from components.contracts.artifacts import read_safetensors
+from benchmarks.claims.runs import Run
+from components.evaluation.baselines.best_of_n import selection_probabilities
 from components.evaluation.statistics import clustered_bootstrap, win_outcomes
 
 Figure = Literal["correct", "score", "reward"]
-Split = Literal["test", "train"]
+Split = Literal["test", "train", "draws"]
 Curve = Literal["judge", "validation_reward"]
 Array = NDArray[np.float64]
 
@@ -109,27 +109,61 @@ def _crossing(points: Sequence[tuple[float, float]], wanted: float) -> float | N
     return None
 
 
+def best_of_n(bases: Sequence[Run], n: int) -> dict[str, Any]:
+    """Share of correct images where the highest reward of n images of the base is shown."""
+    found = [_best_of_n(base, n) for base in bases]
+    return _estimate(found, [np.arange(len(values)) for values in found])
+
+
+def minus_best_of_n(runs: Sequence[Run], n: int) -> dict[str, Any]:
+    """One image of ours against the best of n of the base, prompt by prompt."""
+    found = []
+    for run in runs:
+        mine = _images(run, "test")
+        ours = np.bincount(mine["prompt"], mine["correct"]) / np.bincount(mine["prompt"])
+        found.append(ours - _best_of_n(run.base, n))
+    return _estimate(found, [np.arange(len(values)) for values in found])
+
+
+def _best_of_n(base: Run, n: int) -> Array:
+    """The expected verdict on the shown image of each prompt."""
+    drawn = _images(base, "draws")
+    prompts = drawn["prompt"]
+    shown = np.zeros(len(prompts))
+    for prompt in np.unique(prompts):
+        rows = prompts == prompt
+        shown[rows] = selection_probabilities(drawn["reward"][rows], n)
+    return np.bincount(prompts, shown * drawn["correct"])
+
+
 def _pooled(
     ours: Sequence[Run], theirs: Sequence[Run], figure: Figure, split: Split, combine: Any
 ) -> dict[str, Any]:
-    values, clusters, by_seed = [], [], []
-    for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        mine, other = _images(a), _images(b)
-        found: Array = combine(mine[f"{split}.{figure}"], other[f"{split}.{figure}"])
-        values.append(found)
-        clusters.append(mine[f"{split}.prompt"].astype(np.int64) + 1_000_000 * number)
-        by_seed.append(float(found.mean()))
+    values, clusters = [], []
+    for a, b in zip(ours, theirs, strict=True):
+        mine, other = _images(a, split), _images(b, split)
+        values.append(combine(mine[figure], other[figure]))
+        clusters.append(mine["prompt"])
+    return _estimate(values, clusters)
+
+
+def _estimate(values: Sequence[Array], prompts: Sequence[NDArray[np.int64]]) -> dict[str, Any]:
+    """Mean and interval over the values of all seeds; each seed has prompts of its own."""
+    clusters = [ids + 1_000_000 * seed for seed, ids in enumerate(prompts)]
     estimate = clustered_bootstrap(np.concatenate(values), np.concatenate(clusters), 0, 4000)
     return {
         "value": estimate.value,
         "interval": [estimate.low, estimate.high],
-        "by_seed": by_seed,
+        "by_seed": [float(of_seed.mean()) for of_seed in values],
     }
 
 
-def _images(run: Run) -> dict[str, Array]:
-    tensors = read_safetensors(run.folder / IMAGES)
-    return {name: tensor.double().numpy() for name, tensor in tensors.items()}
+def _images(run: Run, split: Split) -> dict[str, Any]:
+    columns = _result(run)[split]["images"]
+    return {
+        name: np.asarray(column, dtype=np.int64 if name == "prompt" else np.float64)
+        for name, column in columns.items()
+    }
 
 
 def _result(run: Run) -> dict[str, Any]:

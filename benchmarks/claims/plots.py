@@ -31,7 +31,10 @@ def draw(figures: Figures, path: Path) -> None:
     drawn, axes = plt.subplots(
         1, 2 if other else 1, figsize=(WIDTH, height), layout="constrained", squeeze=False
     )
-    _gains(axes[0][0], figures["arms"])
+    if "best_of_n" in figures:
+        _against_best_of_n(axes[0][0], figures["against_best_of_n"])
+    else:
+        _gains(axes[0][0], figures["arms"])
     if other:
         other(axes[0][1])
     drawn.suptitle(f"{figures['claim']}. {figures['title']}", x=0.01, ha="left", fontsize=11)
@@ -39,9 +42,25 @@ def draw(figures: Figures, path: Path) -> None:
 
 
 def _gains(axes: Axes, arms: Figures) -> None:
-    names = list(arms)[::-1]
+    _dots(
+        axes,
+        {name: arm["gain"] for name, arm in arms.items()},
+        "prompt-correct images, points over the base\n(unseen prompts; 95 %, ticks: seeds)",
+    )
+
+
+def _against_best_of_n(axes: Axes, arms: Figures) -> None:
+    _dots(
+        axes,
+        {name: arm["minus best of 4"] for name, arm in arms.items()},
+        "one image of the method minus the base's best of 4,\npoints (95 %, ticks: seeds)",
+    )
+
+
+def _dots(axes: Axes, estimates: Figures, label: str) -> None:
+    names = list(estimates)[::-1]
     for place, name in enumerate(names):
-        gain = arms[name]["gain"]
+        gain = estimates[name]
         low, high = (100 * value for value in gain["interval"])
         axes.plot([low, high], [place, place], color=BLUE, linewidth=2, solid_capstyle="round")
         axes.plot(100 * gain["value"], place, "o", color=BLUE, markersize=6)
@@ -50,9 +69,7 @@ def _gains(axes: Axes, arms: Figures) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(
-        "prompt-correct images, points over the base\n(unseen prompts; 95 %, ticks: seeds)"
-    )
+    axes.set_xlabel(label)
     _bare(axes)
 
 
@@ -65,7 +82,31 @@ def _other_panel(figures: Figures) -> Callable[[Axes], None] | None:
         return lambda axes: _costs(
             axes, {name: {"labels": row["from N(0, I)"]} for name, row in figures["labels"].items()}
         )
+    if "best_of_n" in figures:
+        return lambda axes: _best_of_n(axes, figures["best_of_n"])
     return lambda axes: _diversities(axes, figures["arms"])
+
+
+def _best_of_n(axes: Axes, models: Figures) -> None:
+    for number, (model, shown) in enumerate(models.items()):
+        counts = [int(n) for n in shown]
+        style = {"color": (BLUE, ORANGE, RED, GREY, "black")[number % 5], "linewidth": 1.5}
+        axes.plot(counts, [100 * shown[str(n)]["value"] for n in counts], "o-", ms=4, **style)
+        axes.annotate(
+            model,
+            (counts[-1], 100 * shown[str(counts[-1])]["value"]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=style["color"],
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.set_xlim(0.9, 4 * counts[-1])
+    axes.set_xlabel("n, of which the highest reward is shown")
+    axes.set_ylabel("prompt-correct, %")
+    _bare(axes)
 
 
 def _win_rates(axes: Axes, pairs: Figures) -> None:

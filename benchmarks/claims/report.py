@@ -41,13 +41,16 @@ def _claim(figures: Figures, results: Path) -> Iterator[str]:
     if figures["not_run"]:
         yield f"Not run yet: {', '.join(figures['not_run'])}.\n"
     yield f"Seeds {seeds}; `python -m benchmarks.claims --claims {number}`.\n"
-    yield from _arms(figures)
+    if figures["claim"] != "8":
+        yield from _arms(figures)
     if "pairs" in figures:
         yield from _pairs(figures["pairs"])
     if "cost" in figures:
         yield from _costs(figures["cost"])
     if "labels" in figures:
         yield from _labels(figures)
+    if "best_of_n" in figures:
+        yield from _best_of_n(figures)
     yield f"\n![{figures['title']}](../benchmarks/results/claims/claim-{number}.png)"
 
 
@@ -113,6 +116,20 @@ def _labels(figures: Figures) -> Iterator[str]:
     for name, row in figures["labels"].items():
         best = ", ".join(f"{100 * value:.0f} %" for value in row["best"])
         yield f"| {name} | {_cost(row['from N(0, I)'])} | {best} |"
+
+
+def _best_of_n(figures: Figures) -> Iterator[str]:
+    counts = list(next(iter(figures["best_of_n"].values())))
+    yield f"\n| best of n, correct | {' | '.join(f'n = {n}' for n in counts)} |"
+    yield f"| --- |{' --- |' * len(counts)}"
+    for model, shown in figures["best_of_n"].items():
+        cells = [f"{100 * shown[n]['value']:.1f} %" for n in counts]
+        yield f"| {model} | {' | '.join(cells)} |"
+    columns = [f"minus best of {n}" for n in counts if n != "1"]
+    yield f"\n| one image of | {' | '.join(columns)} |"
+    yield f"| --- |{' --- |' * len(columns)}"
+    for arm, row in figures["against_best_of_n"].items():
+        yield f"| {arm} | {' | '.join(_points(row[column]) for column in columns)} |"
 
 
 def _points(estimate: Figures) -> str:

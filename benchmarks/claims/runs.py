@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import judge, worlds
-from components.contracts.artifacts import read_json, write_json
+from components.contracts.artifacts import read_json, write_json, write_text
 from components.contracts.stage import stage_main
 from components.finetuning import stage as finetuning
 from components.tracking import open_tracker
 
 PROFILES = worlds.ROOT / "profiles" / "methods"
-RESULT = "result.json"
+RESULTS = worlds.ROOT / "benchmarks" / "results" / "claims"
 LOG = "log.txt"
-IMAGES = "images.safetensors"
-"""Verdict, score and reward of every judged image, by which two runs are compared in pairs."""
 ROUNDS = 8
 """Of the profiles' 20, each of half the size, so that the whole table takes hours and not days:
 768 images where a method draws."""
@@ -54,15 +52,23 @@ class Run:
     @property
     def base(self) -> Run:
         """The model that this run starts from, judged in the same way."""
-        return Run(
-            "base", self.seed, NONE, {"base": self._blocks().get("base", {})}, quick=self.quick
-        )
+        changes = {"base": self._blocks().get("base", {})}
+        return Run("base", self.seed, NONE, changes, self.prompts_per_category, self.quick)
+
+    @property
+    def model(self) -> str:
+        """The base and how images are drawn from it, in words."""
+        base = self._blocks()["base"]
+        words = [Path(base["path"]).name.replace("base", "U-Net"), f"{base['num_steps']} steps"]
+        if base.get("noise_level"):
+            words.append(f"{base.get('flow_sde', 'flow_grpo')} noise {base['noise_level']:g}")
+        return ", ".join(words)
 
     @property
     def digest(self) -> str:
         """Of what decides the result: settings and base, not the code.
 
-        A change of code that changes results is answered by removing `.work/claims/runs`.
+        A change of code that changes results is answered by removing the results.
         """
         parts = [self.seed, self.profile, self._blocks(), self.prompts_per_category, self.quick]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -73,10 +79,14 @@ class Run:
         return worlds.WORK / "runs" / f"{self.profile}-{self.seed}-{self.digest}"
 
     @property
+    def path(self) -> Path:
+        """Where its result is kept: with the code, so that a table goes on on another machine."""
+        return (self.folder if self.quick else RESULTS / "runs") / f"{self.folder.name}.json"
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """What came out, None before that."""
-        path = self.folder / RESULT
-        return dict(read_json(path)) if path.exists() else None
+        return dict(read_json(self.path)) if self.path.exists() else None
 
     def _blocks(self) -> dict[str, Any]:
         from ruamel.yaml import YAML
@@ -117,7 +127,7 @@ class Run:
         )
         with _inside(self.folder):
             self._train()
-            judge.judge(self.folder, quick=self.quick)
+            judge.judge(self.folder, self.prompts_per_category, quick=self.quick)
         result = {
             "name": self.name,
             "seed": self.seed,
@@ -125,7 +135,8 @@ class Run:
             "changes": self.changes,
             **read_json(self.folder / "judged.json"),
         }
-        write_json(self.folder / RESULT, result)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, json.dumps(result, separators=(",", ":"), allow_nan=False) + "\n")
         return result
 
     def _train(self) -> None:

@@ -48,7 +48,7 @@ def load_policy(
     torch.set_num_threads(compute.threads)
     folder, device = find_model(base.path), find_device(compute)
     with _quiet():
-        parts = _LOADERS[_family(folder)](folder, base, device)
+        parts = _LOADERS[pipeline_class(folder)](folder, base, device)
     policy = Policy(
         network=parts.network,
         vae=parts.vae,
@@ -97,8 +97,12 @@ class _Parts:
     """Of classifier-free guidance: 1 where the network is told the weight instead."""
 
 
-def _family(folder: Path) -> str:
-    """The class of pipeline that the folder was written for."""
+def pipeline_class(folder: Path) -> str:
+    """The class of pipeline that the folder was written for, one of the known families.
+
+    Raises:
+        ModelError: no folder in diffusers' layout, or of another family.
+    """
     try:
         index = read_json(folder / "model_index.json")
     except DataError as error:

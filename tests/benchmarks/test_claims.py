@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks.claims import measures, worlds
-from benchmarks.claims.runs import IMAGES, NONE, RESULT, Run
+from benchmarks.claims import measures
+from benchmarks.claims import runs as claims_runs
+from benchmarks.claims.runs import NONE, Run
 from benchmarks.claims.table import CLAIMS, METHODS
-from components.contracts.artifacts import write_json, write_safetensors
+from components.contracts.artifacts import write_json
 from tests.support.project import SOURCE
 
 Make = Callable[..., Run]
@@ -20,22 +20,29 @@ Make = Callable[..., Run]
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A finished run with the given verdicts of two images for each of two prompts."""
-    monkeypatch.setattr(worlds, "WORK", tmp_path)
+    monkeypatch.setattr(claims_runs, "RESULTS", tmp_path)
 
     def make(name: str, seed: int, correct: list[float], judge: list[float] | None = None) -> Run:
         run = Run(name, seed, "dpok", {"finetuning": {"rounds": len(name)}})
-        run.folder.mkdir(parents=True)
-        columns = {
-            f"test.{figure}": torch.tensor(correct, dtype=torch.float64)
-            for figure in ("correct", "score", "reward")
+        images = {
+            "prompt": [0, 0, 1, 1],
+            **dict.fromkeys(("correct", "score", "reward"), correct),
         }
-        columns["test.prompt"] = torch.tensor([0, 0, 1, 1])
-        write_safetensors(run.folder / IMAGES, columns)
         curves = []
         for number, value in enumerate(judge or []):
             row = {"images": 100.0 * (number + 1), "judge": value, "validation_reward": value}
             curves += [row, {"images": 100.0 * (number + 1)}]
-        write_json(run.folder / RESULT, {"curves": curves, "test": {"diversity": 0.25}})
+        test = {"diversity": 0.25, "images": images}
+        write_json(run.path, {"curves": curves, "test": test})
+        if name == "ours":
+            # Of four images of each prompt the first has the highest reward.
+            drawn = {
+                "prompt": [0] * 4 + [1] * 4,
+                "correct": [1, 0, 0, 0, 0, 0, 0, 1],
+                "score": [0] * 8,
+                "reward": [4, 3, 2, 1] * 2,
+            }
+            write_json(run.base.path, {"draws": {"images": drawn}})
         return run
 
     return make
@@ -64,6 +71,17 @@ def test_cost_is_what_was_spent_before_the_look_that_reached_the_target(made: Ma
     assert never["value"] is None and never["reached"] == "0 of 1"
     assert measures.first(run, "judge") == 0.2
     assert measures.best(run, "judge") == 0.6
+
+
+def test_the_best_of_n_is_the_reward_s_choice_and_is_compared_prompt_by_prompt(made: Make) -> None:
+    run = made("ours", 1, [1, 1, 1, 0])
+    # Of two images of the first prompt the first is shown in three pairs of six; of the second
+    # prompt the right image has the lowest reward and is never the best of two.
+    assert measures.best_of_n([run.base], 1)["value"] == 0.25
+    assert measures.best_of_n([run.base], 2)["value"] == pytest.approx(0.25)
+    assert measures.best_of_n([run.base], 4)["value"] == pytest.approx(0.5)
+    found = measures.minus_best_of_n([run], 2)
+    assert found["value"] == pytest.approx((1 - 0.5 + 0.5 - 0.0) / 2)
 
 
 def test_a_run_is_named_by_all_that_decides_it() -> None:
