@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from components.contracts.artifacts import read_json, write_json
-from components.contracts.settings import load_block, load_run
+from components.contracts.settings import load_run
 from components.diffusion import load_policy, sample_images
 from components.evaluation.measure import Draws, Measured, choose_draws, measure
 from components.evaluation.statistics import as_floats, clustered_bootstrap
-from components.finetuning.settings import Settings
 from components.miniature.judge import load as load_judge
 from components.rewards.scorers import build_scorer
 from components.rewards.scorers.settings import ModelScorerSettings
@@ -41,13 +40,12 @@ def judge(root: Path, few: int | None, *, quick: bool) -> None:
         quick: few images, to run every line.
     """
     run = load_run(root / "params.yaml")
-    settings = load_block(root / "params.yaml", "finetuning", Settings)
     lora = root / "models" / "lora"
     trained = lora.exists()
     policy = load_policy(run.base, run.compute, lora=lora if trained else None)
     scorer = build_scorer(ModelScorerSettings(), run.compute, root)
     eyes = load_judge()
-    judged: dict[str, Any] = {"method": settings.method.name}
+    judged: dict[str, Any] = {}
     splits = [(split, split, SAMPLES) for split in PROMPTS]
     if not trained:
         splits.append(("draws", "test", BASE_SAMPLES))

@@ -133,7 +133,7 @@ def _best_of_n(base: Run, n: int) -> Array:
     for prompt in np.unique(prompts):
         rows = prompts == prompt
         shown[rows] = selection_probabilities(drawn["reward"][rows], n)
-    return np.bincount(prompts, shown * drawn["correct"])
+    return np.bincount(prompts, shown * drawn["correct"]).astype(np.float64)
 
 
 def _pooled(

@@ -90,16 +90,17 @@ def _other_panel(figures: Figures) -> Callable[[Axes], None] | None:
 def _best_of_n(axes: Axes, models: Figures) -> None:
     for number, (model, shown) in enumerate(models.items()):
         counts = [int(n) for n in shown]
-        style = {"color": (BLUE, ORANGE, RED, GREY, "black")[number % 5], "linewidth": 1.5}
-        axes.plot(counts, [100 * shown[str(n)]["value"] for n in counts], "o-", ms=4, **style)
+        color = (BLUE, ORANGE, RED, GREY, "black")[number % 5]
+        levels = [100 * shown[str(n)]["value"] for n in counts]
+        axes.plot(counts, levels, "o-", markersize=4, linewidth=1.5, color=color)
         axes.annotate(
             model,
-            (counts[-1], 100 * shown[str(counts[-1])]["value"]),
+            (counts[-1], levels[-1]),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=style["color"],
+            color=color,
         )
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(n) for n in counts])

@@ -2,76 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from components.contracts.settings import PluginSettings, RunSettings, StrictModel
-from components.finetuning.algorithms.alignprop import AlignPropSettings
-from components.finetuning.algorithms.awm import AWMSettings
-from components.finetuning.algorithms.cpo import CPOSettings
-from components.finetuning.algorithms.crd import CRDSettings
-from components.finetuning.algorithms.d3po import D3POSettings
-from components.finetuning.algorithms.dance_grpo import DanceGRPOSettings
-from components.finetuning.algorithms.dco import DCOSettings
-from components.finetuning.algorithms.ddpo import DDPOSettings
-from components.finetuning.algorithms.dgpo import DGPOSettings
-from components.finetuning.algorithms.diffusion_dpo import DiffusionDPOSettings
-from components.finetuning.algorithms.dpok import DPOKSettings
-from components.finetuning.algorithms.draft import DRaFTSettings
-from components.finetuning.algorithms.flow_dppo import FlowDPPOSettings
-from components.finetuning.algorithms.flow_grpo import FlowGRPOSettings
-from components.finetuning.algorithms.grpo_guard import GRPOGuardSettings
-from components.finetuning.algorithms.hero import HEROSettings
-from components.finetuning.algorithms.hive import HIVESettings
-from components.finetuning.algorithms.kto import KTOSettings
-from components.finetuning.algorithms.lee2023 import Lee2023Settings
-from components.finetuning.algorithms.mix_grpo import MixGRPOSettings
-from components.finetuning.algorithms.nft import NFTSettings
-from components.finetuning.algorithms.prdp import PRDPSettings
-from components.finetuning.algorithms.rebel import RebelSettings
-from components.finetuning.algorithms.refl import ReFLSettings
-from components.finetuning.algorithms.rlcm import RLCMSettings
-from components.finetuning.algorithms.self_rewarding import SelfRewardingSettings
-from components.finetuning.algorithms.sft import SFTSettings
-from components.finetuning.algorithms.spo import SPOSettings
-from components.finetuning.algorithms.supervised import SupervisedSettings
+from components.finetuning.algorithms.optimizer import OptimizerSettings
 from components.finetuning.requirements import check
 from components.rewards.scorers.settings import ModelScorerSettings, ScorerSettings
 
-MethodSettings = Annotated[
-    AWMSettings
-    | AlignPropSettings
-    | CPOSettings
-    | CRDSettings
-    | D3POSettings
-    | DCOSettings
-    | DDPOSettings
-    | DGPOSettings
-    | DPOKSettings
-    | DRaFTSettings
-    | DanceGRPOSettings
-    | DiffusionDPOSettings
-    | FlowDPPOSettings
-    | FlowGRPOSettings
-    | GRPOGuardSettings
-    | HEROSettings
-    | HIVESettings
-    | KTOSettings
-    | Lee2023Settings
-    | MixGRPOSettings
-    | NFTSettings
-    | PRDPSettings
-    | RLCMSettings
-    | ReFLSettings
-    | RebelSettings
-    | SFTSettings
-    | SPOSettings
-    | SelfRewardingSettings
-    | SupervisedSettings,
-    Field(discriminator="name"),
-]
-"""A new method is one more name here."""
+if TYPE_CHECKING:
+    from components.finetuning.interfaces import Method, MethodContext
+
+METHODS = (
+    "alignprop",
+    "awm",
+    "cpo",
+    "crd",
+    "d3po",
+    "dance_grpo",
+    "dco",
+    "ddpo",
+    "dgpo",
+    "diffusion_dpo",
+    "dpok",
+    "draft",
+    "flow_dppo",
+    "flow_grpo",
+    "grpo_guard",
+    "hero",
+    "hive",
+    "kto",
+    "lee2023",
+    "mix_grpo",
+    "nft",
+    "prdp",
+    "rebel",
+    "refl",
+    "rlcm",
+    "self_rewarding",
+    "sft",
+    "spo",
+    "supervised",
+)
+"""The files of `algorithms/` that hold a method of their name: a new one is one more line here."""
+
+
+def _settings_class(name: str) -> type[OptimizerSettings]:
+    """The class in a method's file that answers to the method's name."""
+    module = import_module(f"components.finetuning.algorithms.{name}")
+    (found,) = (
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, OptimizerSettings)
+        and "name" in kind.model_fields
+        and kind.model_fields["name"].default == name
+    )
+    return found
+
+
+if TYPE_CHECKING:
+
+    class MethodSettings(OptimizerSettings):
+        """What every method's settings have."""
+
+        name: str
+
+        def build(self, context: MethodContext) -> Method:
+            """The method, ready for its first round."""
+
+else:
+    MethodSettings = Annotated[
+        reduce(or_, map(_settings_class, METHODS)), Field(discriminator="name")
+    ]
 
 
 class LoraSettings(StrictModel):

@@ -24,9 +24,7 @@ FLOATS = ("BF16", "F16", "F32")
 MAX_HEADER = 10_000_000
 # The prefix is what makes plain diffusers find the layer: without it the file loads, without an
 # error, as a LoRA of nothing.
-_KEY = re.compile(
-    r"(?P<layer>(unet|transformer)\.[\w.]+?)\.(lora\.(down|up)|lora_(A|B))\.weight", re.ASCII
-)
+_KEY = re.compile(r"(?P<network>\w+)\.[\w.]+?\.(lora\.(down|up)|lora_(A|B))\.weight", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,19 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(path, sha256, path.stat().st_size, tensors, settings, info)
 
 
-def file_gates(adapter: Adapter, limits: GateSettings) -> list[Gate]:
-    """The gates on the file's header."""
+def file_gates(adapter: Adapter, limits: GateSettings, network: str) -> list[Gate]:
+    """The gates on the file's header.
+
+    Args:
+        adapter: the header.
+        limits: of its size and rank.
+        network: the prefix of keys that the base's pipeline looks for, `unet` or `transformer`.
+    """
     shapes = adapter.tensors
     megabytes = round(adapter.num_bytes / 1e6, 3)
     types = sorted({dtype for dtype, _ in shapes.values()})
-    strange = sorted(key for key in shapes if not _KEY.fullmatch(key))
+    found = {key: _KEY.fullmatch(key) for key in shapes}
+    strange = sorted(k for k, match in found.items() if not match or match["network"] != network)
     lonely = sorted(key for key in shapes if key not in strange and _other(key) not in shapes)
     ranks = [shape[0] for key, (_, shape) in shapes.items() if _is_down(key) and shape]
     rank = max(ranks, default=0)
@@ -104,7 +109,7 @@ def file_gates(adapter: Adapter, limits: GateSettings) -> list[Gate]:
         Gate(
             "lora_keys",
             (strange + lonely)[0] if strange or lonely else f"{len(shapes)} known",
-            "unet.… or transformer.…, in pairs",
+            f"{network}.…, in pairs",
             bool(shapes) and not strange and not lonely,
             "plain diffusers drops other keys without an error",
         ),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.contracts.settings import BaseSettings
 from components.registry.adapter import Adapter
 from components.registry.gates import Gate
+
+if TYPE_CHECKING:
+    from components.diffusion.plain import PlainCall
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Candidate:
     model_name: str
     adapter: Adapter
     base: BaseSettings
+    call: PlainCall
+    """How plain diffusers draws the training side's images."""
     base_digest: str
     """Of the base model's weights, whatever files hold them."""
     image_size: tuple[int, int]

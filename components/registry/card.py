@@ -10,6 +10,8 @@ from components.registry.candidate import Candidate
 
 MAX_CHARACTERS = 5000
 """What the registry keeps of a description."""
+SERVED = {"num_inference_steps", "guidance_scale"}
+"""What `predict` hands on to the pipeline of what a call says."""
 GRID = "review/grid.png"
 """Where the stage's run keeps the before/after grid."""
 
@@ -55,10 +57,7 @@ def model_card(candidate: Candidate, version: str) -> str:
             ],
         ),
         "### How to use it",
-        "From the project's folder:\n\n```python\n"
-        f'model = mlflow.pyfunc.load_model("models:/{candidate.model_name}/{version}")\n'
-        f'png = model.predict(["{_quoted(candidate)}"])[0]\n```\n\n'
-        "Elsewhere open the base with diffusers and load this version's LoRA into it. "
+        *_usage(candidate, f"models:/{candidate.model_name}/{version}"),
         f"Decide with `konomi promote {version} --by NAME`.",
     ]
     card = "\n\n".join(part for part in parts if part)
@@ -71,6 +70,35 @@ def headline(report: Mapping[str, Any]) -> str:
         f"{_percent(report['lora']['correct'])} prompt-correct images, "
         f"the base {_percent(report['base']['correct'])} ({_gain(report)} points)"
     )
+
+
+def _usage(candidate: Candidate, uri: str) -> list[str]:
+    """The call that load-back made, and what else opens the version."""
+    call = candidate.call
+    # A fence ends at backticks, wherever they stand.
+    prompt = candidate.example_prompts[0].replace("`", "'")
+    opener = f'mlflow.diffusers.load_model("{uri}").load_pipeline('
+    parts = [
+        "From the project's folder:",
+        f"```python\nimport mlflow.diffusers\n{call.code(opener, prompt, seed=0)}\n```",
+    ]
+    if call.base != candidate.base:
+        parts.append(
+            "The images of the report were drawn with noise in every step, as in training "
+            f"(`noise_level: {candidate.base.noise_level:g}`); diffusers steps without."
+        )
+    opening = ", ".join(f"{key}={value!r}" for key, value in call.opening.items())
+    if opening:
+        served = f"`mlflow.pyfunc` does not open it: it cannot say `{opening}`. "
+    else:
+        unsaid = "".join(f" and without `{key}`" for key in call.drawing if key not in SERVED)
+        predict = f'mlflow.pyfunc.load_model("{uri}").predict([prompt])'
+        served = f"`{predict}` gives PNGs, from a seed of its own{unsaid}. "
+    return [
+        *parts,
+        f"{served}Elsewhere open the base with diffusers, with the same keywords, and load this "
+        "version's LoRA into it by `load_lora_weights`.",
+    ]
 
 
 def _grid(candidate: Candidate) -> str:
@@ -97,10 +125,6 @@ def _plain(figure: float | str | None) -> str:
     if isinstance(figure, float):
         return f"{figure:.4g}"
     return "unknown" if figure is None else str(figure)
-
-
-def _quoted(candidate: Candidate) -> str:
-    return candidate.example_prompts[0].replace("\\", "").replace('"', "'").replace("`", "'")
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -1,23 +1,28 @@
 """Does the registry give back the LoRA that was trained? One image tells.
 
-Two common ways of saving a LoRA lose it without an error: keys without the `unet.` prefix load as
+Two common ways of saving a LoRA lose it without an error: keys without the network's prefix load as
 no LoRA at all, and a lost alpha loads as a weaker one. So the version is loaded with plain
 diffusers, from the registry's own address, and must draw the image that the training side draws.
+
+What is said to diffusers differs between families: `components/diffusion/plain.py`. A flow is
+compared without the noise of its SDE, for which diffusers has no sampler.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from components.contracts.settings import BaseSettings, ComputeSettings
+from components.contracts.settings import ComputeSettings
 from components.registry.gates import Gate
 from components.registry.session import quiet
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
     from torch import Tensor
+
+    from components.diffusion.plain import PlainCall
 
 MAX_DIFFERENCE = 1
 """Of a pixel, out of 255: two programs may round the last bit of a float differently."""
@@ -51,16 +56,16 @@ class Probe:
 
 
 def draw_probe(
-    base: BaseSettings, compute: ComputeSettings, lora: Path, prompt: str, seed: int
+    call: PlainCall, compute: ComputeSettings, lora: Path, prompt: str, seed: int
 ) -> Probe:
-    """Draw with the policy, as in training, with and without the LoRA.
+    """Draw with the policy what `call` draws with diffusers, with and without the LoRA.
 
     Raises:
         ModelError: the base or the LoRA cannot be loaded.
     """
     from components.diffusion import load_policy, rollout
 
-    policy = load_policy(base.model_copy(update={"batch_size": 1}), compute, lora=lora)
+    policy = load_policy(call.base.model_copy(update={"batch_size": 1}), compute, lora=lora)
     conditioning = policy.encode_prompts([prompt])
     with_lora = rollout(policy, conditioning, [seed], adapter="train")
     without = rollout(policy, conditioning, [seed], adapter="reference")
@@ -74,7 +79,7 @@ def draw_probe(
     )
 
 
-def draw_registered(uri: str, probe: Probe, base: BaseSettings) -> UInt8[Tensor, "1 3 H W"]:
+def draw_registered(uri: str, probe: Probe, call: PlainCall) -> UInt8[Tensor, "1 3 H W"]:
     """Draw the probe's image with plain diffusers from the model at `uri` (`models:/name/version`).
 
     The base is found as the version itself names it, relative to the project's folder.
@@ -85,19 +90,10 @@ def draw_registered(uri: str, probe: Probe, base: BaseSettings) -> UInt8[Tensor,
     with quiet():
         # By itself the flavour asks for an "auto" type, which diffusers answers with a warning.
         pipeline = mlflow.diffusers.load_model(uri).load_pipeline(
-            torch_dtype=torch.float32, device=probe.device, local_files_only=True
+            torch_dtype=torch.float32, device=probe.device, local_files_only=True, **call.opening
         )
         pipeline.set_progress_bar_config(disable=True)
-        _sample_as_the_policy(pipeline)
-        drawn = pipeline(
-            [probe.prompt],
-            generator=torch.Generator().manual_seed(probe.seed),
-            num_inference_steps=base.num_steps,
-            guidance_scale=base.guidance_scale,
-            eta=base.eta,
-            output_type="pt",
-        )
-    return (drawn.images * 255).round().to(torch.uint8).cpu()
+        return call.draw(pipeline, probe.prompt, probe.seed)
 
 
 def difference(a: UInt8[Tensor, "b 3 H W"], b: UInt8[Tensor, "b 3 H W"]) -> int:
@@ -105,11 +101,3 @@ def difference(a: UInt8[Tensor, "b 3 H W"], b: UInt8[Tensor, "b 3 H W"]) -> int:
     if a.shape != b.shape:
         return 255
     return int((a.int() - b.int()).abs().max())
-
-
-def _sample_as_the_policy(pipeline: Any) -> None:
-    """Give a pipeline whose folder names another sampler the one that the policy uses, DDIM."""
-    if type(pipeline.scheduler).__name__ == "DDIMScheduler":
-        return
-    (ddim,) = (kind for kind in pipeline.scheduler.compatibles if kind.__name__ == "DDIMScheduler")
-    pipeline.scheduler = ddim.from_config(pipeline.scheduler.config, clip_sample=False)

@@ -1,7 +1,8 @@
 """A LoRA becomes a version of the registered model, once.
 
 The native `mlflow.diffusers` flavour keeps the LoRA file itself and a reference to the base model;
-both `mlflow.diffusers.load_model` and `mlflow.pyfunc.load_model` open it. The base is named
+`mlflow.diffusers.load_model` opens it, and `mlflow.pyfunc.load_model` too where the base opens
+without further keywords (a flow without its third text encoder does not). The base is named
 relative to the project's folder: load from there. (MLflow 3.17 ignores `model_config` for a base
 that has moved, although its message suggests it; elsewhere open the base with diffusers and give it
 the version's LoRA by `load_lora_weights`.)
@@ -59,7 +60,7 @@ def register(candidate: Candidate, probe: Probe) -> int:
 def _load_back(uri: str, candidate: Candidate, probe: Probe) -> tuple[int, str]:
     """The largest difference of a pixel, and what is wrong, empty if nothing is."""
     try:
-        gap = difference(draw_registered(uri, probe, candidate.base), probe.image)
+        gap = difference(draw_registered(uri, probe, candidate.call), probe.image)
     except Exception as error:  # of any of the four libraries that take part in loading
         reason = " ".join(str(error).split())[:300]
         return 255, f"cannot be loaded back ({type(error).__name__}: {reason})"
@@ -134,19 +135,19 @@ def _signature(candidate: Candidate) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     height, width = candidate.image_size
+    params = [
+        ParamSpec("num_inference_steps", DataType.integer, candidate.base.num_steps),
+        ParamSpec("guidance_scale", DataType.double, candidate.base.guidance_scale),
+        ParamSpec("height", DataType.integer, height),
+        ParamSpec("width", DataType.integer, width),
+    ]
+    if candidate.call.takes_negative_prompt:
+        params.append(ParamSpec("negative_prompt", DataType.string, ""))
     return ModelSignature(
         # Without a name, so that `predict` takes a plain list of prompts.
         inputs=Schema([ColSpec(DataType.string)]),
         outputs=Schema([ColSpec(DataType.binary, "image")]),
-        params=ParamSchema(
-            [
-                ParamSpec("num_inference_steps", DataType.integer, candidate.base.num_steps),
-                ParamSpec("guidance_scale", DataType.double, candidate.base.guidance_scale),
-                ParamSpec("height", DataType.integer, height),
-                ParamSpec("width", DataType.integer, width),
-                ParamSpec("negative_prompt", DataType.string, ""),
-            ]
-        ),
+        params=ParamSchema(params),
     )
 
 

@@ -65,7 +65,10 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
 
 def _check(settings: Settings, context: StageContext, bar: Progress) -> tuple[Candidate, Probe]:
     """Every gate, the cheap ones first: a file whose header is wrong is not loaded at all."""
+    from components.diffusion.plain import plain_call
+
     root = context.root
+    call = plain_call(context.base)
     digests = log_inputs(context, **INPUTS)
     report = _evaluation(root / EVALUATION)
     prompts = _example_prompts(root / TEST_PROMPTS)
@@ -75,7 +78,7 @@ def _check(settings: Settings, context: StageContext, bar: Progress) -> tuple[Ca
     revision = git_revision(root)
     gates = [
         *evaluation_gates(report, settings.gates),
-        *file_gates(adapter, settings.gates),
+        *file_gates(adapter, settings.gates, call.network),
         _lineage_gate(digests, revision),
     ]
     _refuse_failed(gates, context)
@@ -83,7 +86,7 @@ def _check(settings: Settings, context: StageContext, bar: Progress) -> tuple[Ca
     _refuse_failed(gates, context)
     bar.advance(note="files checked")
     seed = context.seed_for("load_back")
-    probe = draw_probe(context.base, context.compute, root / LORA, prompts[0], seed)
+    probe = draw_probe(call, context.compute, root / LORA, prompts[0], seed)
     gates += [probe.gate(), _base_gate(adapter, probe)]
     _refuse_failed(gates, context)
     bar.advance(note="image drawn")
@@ -92,6 +95,7 @@ def _check(settings: Settings, context: StageContext, bar: Progress) -> tuple[Ca
         model_name=settings.model_name,
         adapter=adapter,
         base=context.base,
+        call=call,
         base_digest=probe.base_digest,
         image_size=(height, width),
         gates=gates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,26 @@ from components.diffusion import load_policy
 from components.registry.stage import run
 from components.tracking import open_tracker
 from tests.support.tiny import tiny_base
+from tests.support.tiny_consistency import tiny_consistency_base
+from tests.support.tiny_flow import tiny_flow_base
 
 COMPUTE = ComputeSettings(device="cpu", threads=1)
-BASE = BaseSettings(path="base", num_steps=3, batch_size=1)
+FAMILIES: dict[str, tuple[Callable[[Path], Path], BaseSettings]] = {
+    "unet": (tiny_base, BaseSettings(path="base", num_steps=3, batch_size=1)),
+    "consistency": (
+        tiny_consistency_base,
+        BaseSettings(path="base", num_steps=3, guidance_scale=2.0, batch_size=1),
+    ),
+    # With the noise of an SDE, as methods need it.
+    "flow": (
+        tiny_flow_base,
+        BaseSettings(path="base", num_steps=3, noise_level=0.7, guidance_scale=2.0, batch_size=1),
+    ),
+}
+"""How the base of each family is written, and how it is drawn from."""
 PARAMS = """
 seed: 3
 compute: {device: cpu, threads: 1}
-base: {path: base, num_steps: 3, batch_size: 1}
 registry: {model_name: tiny-lora}
 """
 EVALUATION: dict[str, Any] = {
@@ -56,11 +69,12 @@ EVALUATION: dict[str, Any] = {
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
 
 
-def build_project(root: Path) -> Path:
+def build_project(root: Path, family: str = "unet") -> Path:
     """Write everything that the stage reads."""
     root.mkdir(parents=True, exist_ok=True)
-    tiny_base(root / "base")
-    write_text(root / "params.yaml", PARAMS)
+    write_base, base = FAMILIES[family]
+    write_base(root / "base")
+    write_text(root / "params.yaml", f"{PARAMS}base: {base.model_dump_json()}\n")
     texts = ["a green rabbit", "two red cats | dogs"]
     rows = pa.table(
         {
@@ -78,7 +92,7 @@ def build_project(root: Path) -> Path:
     write_bytes(root / "reports/grid.png", encode_png(picture.byte()))
     write_text(root / "reports/report.html", "<p>report</p>")
     write_evaluation(root)
-    write_lora(root)
+    write_lora(root, base)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([*GIT, "commit", "-q", "--allow-empty", "-m", "x"], cwd=root, check=True)
     return root
@@ -95,9 +109,9 @@ def write_evaluation(root: Path, *path: str | int, value: Any = None) -> None:
     write_json(root / "reports/evaluation.json", report)
 
 
-def write_lora(root: Path, seed: int = 1) -> None:
+def write_lora(root: Path, base: BaseSettings = FAMILIES["unet"][1], seed: int = 1) -> None:
     """Train nothing, but move the second factors so that the LoRA is visible."""
-    policy = load_policy(BASE.model_copy(update={"path": str(root / "base")}), COMPUTE)
+    policy = load_policy(base.model_copy(update={"path": str(root / "base")}), COMPUTE)
     generator = torch.Generator().manual_seed(seed)
     policy.add_adapter(4, 32, generator=generator)
     with torch.no_grad():
