@@ -22,7 +22,7 @@ from components.evaluation.statistics import clustered_bootstrap, win_outcomes
 
 Figure = Literal["correct", "score", "reward"]
 Split = Literal["test", "train", "draws"]
-Curve = Literal["judge", "validation_reward"]
+Curve = Literal["judge", "validation_reward", "good"]
 Array = NDArray[np.float64]
 
 
@@ -57,7 +57,7 @@ def cost_to_reach(
     Args:
         runs: one each seed.
         target: one each seed.
-        curve: what the monitor looked at.
+        curve: what the monitor looked at, or `good`, the right share of each round's own images.
         cost: a column of the curves that grows: `images`, `update`, `labels`.
 
     Returns:
@@ -78,7 +78,7 @@ def cost_to_reach(
 
 def best(run: Run, curve: Curve) -> float:
     """The highest look of a run."""
-    return max(row[curve] for row in _result(run)["curves"] if curve in row)
+    return max(value for _, value in _looks(run, curve, "update"))
 
 
 def first(run: Run, curve: Curve) -> float:
@@ -92,14 +92,22 @@ def looks(run: Run) -> list[dict[str, float]]:
 
 
 def _looks(run: Run, curve: Curve, cost: str) -> list[tuple[float, float]]:
-    rows, spent = _result(run)["curves"], 0.0
-    found = []
-    for row in rows:
-        # A look is taken before the row's round: what it cost is what had been spent before it.
-        if curve in row:
-            found.append((spent, float(row[curve])))
-        spent = float(row.get(cost, spent))
+    spent, seen, found = 0.0, 0.0, []
+    for row in _result(run)["curves"]:
+        # A look is taken before the row's round, and a round's images are drawn before its updates:
+        # what either cost is what had been spent before. A round's other rows repeat its figures.
+        if curve in row and row.get("round") != seen:
+            found.append((spent, _right(run, row[curve]) if curve == "good" else row[curve]))
+            seen = row.get("round", 0.0)
+        spent = row.get(cost, spent)
     return found
+
+
+def _right(run: Run, good: float) -> float:
+    """The share of right images that people called good, some of them by mistake."""
+    labels = run.changes.get("finetuning", {}).get("method", {}).get("labels", {})
+    flips: float = labels.get("arguments", {}).get("flip_probability", 0.0)
+    return (good - flips) / (1 - 2 * flips)
 
 
 def _crossing(points: Sequence[tuple[float, float]], wanted: float) -> float | None:

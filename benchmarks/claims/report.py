@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,19 @@ def _costs(costs: Figures) -> Iterator[str]:
 
 def _labels(figures: Figures) -> Iterator[str]:
     yield (
-        f"\n| labels until {100 * figures['rise']:.0f} % of the wrong images are right, "
-        "from N(0, I) | labels | best share correct, by seed |"
+        f"\n| labels until {100 * figures['rise']:.0f} % of the wrong images are right "
+        "| from N(0, I) | best share correct, by seed | in its rounds | best round, by seed |"
     )
-    yield "| --- | --- | --- |"
+    yield "| --- | --- | --- | --- | --- |"
     for name, row in figures["labels"].items():
-        best = ", ".join(f"{100 * value:.0f} %" for value in row["best"])
-        yield f"| {name} | {_cost(row['from N(0, I)'])} | {best} |"
+        cells = [name, _cost(row["from N(0, I)"]), _shares(row["best"]), "", ""]
+        if "in its rounds" in row:
+            cells[3:] = [_cost(row["in its rounds"]), _shares(row["best of its rounds"])]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _shares(values: Sequence[float]) -> str:
+    return ", ".join(f"{100 * value:.0f} %" for value in values)
 
 
 def _best_of_n(figures: Figures) -> Iterator[str]:

@@ -99,6 +99,9 @@ class Run:
         if self.profile != NONE:
             _merge(merged, {"finetuning": {"rounds": ROUNDS, "monitor": _MONITOR}})
             _halve(merged["finetuning"]["method"])
+            if self.prompts_per_category:
+                monitor = {"samples_per_prompt": FEW_SAMPLES // self.prompts_per_category}
+                _merge(merged, {"finetuning": {"monitor": monitor}})
         _merge(merged, self.changes)
         if self.quick:
             _merge(merged, {"finetuning": {"rounds": 1, "monitor": _QUICK_MONITOR}})
@@ -150,6 +153,8 @@ class Run:
         write_json(self.folder / "seconds.json", seconds)
 
 
+FEW_SAMPLES = 24
+"""Of each prompt in a look at few prompts, so that it has as many images as any other look."""
 _MONITOR = {"every": 2, "prompts_per_category": 8, "samples_per_prompt": 3}
 _QUICK_MONITOR = {"every": 1, "prompts_per_category": 1, "samples_per_prompt": 2}
 

@@ -132,19 +132,31 @@ def pairs_of(*names: tuple[str, str]) -> Callable[[Arms], dict[str, Any]]:
     return figures
 
 
+RISE = 0.25
+"""Of the wrong images that are right at the target of claim 3."""
+
+
 def labels_needed(arms: Arms) -> dict[str, Any]:
-    """Labels until the judged share of N(0, I) images has risen by a given part of what is left."""
-    share = 0.25
+    """Labels until the share of right images has risen by a part of what is left to rise.
+
+    From N(0, I) by the looks of the monitor; from refined noise, which HERO alone has, by the
+    labels of the rounds themselves. Where a fixed reward is asked instead, its images are counted.
+    """
     table: dict[str, Any] = {}
     for name, runs in arms.items():
         starts = [measures.first(run, "judge") for run in runs]
-        target = [start + share * (1 - start) for start in starts]
-        cost_column = "images" if "fixed reward" in name else "labels"
+        target = [start + RISE * (1 - start) for start in starts]
+        asked = "images" if "fixed reward" in name else "labels"
         table[name] = {
-            "from N(0, I)": measures.cost_to_reach(runs, target, "judge", cost_column),
+            "from N(0, I)": measures.cost_to_reach(runs, target, "judge", asked),
             "best": [measures.best(run, "judge") for run in runs],
         }
-    return {"arms": against_base(arms), "labels": table, "rise": share}
+        if asked == "labels":
+            table[name] |= {
+                "in its rounds": measures.cost_to_reach(runs, target, "good", asked),
+                "best of its rounds": [measures.best(run, "good") for run in runs],
+            }
+    return {"arms": against_base(arms), "labels": table, "rise": RISE}
 
 
 def everything(arms: Arms) -> dict[str, Any]:
@@ -180,12 +192,11 @@ def against_best_of_n(arms: Arms) -> dict[str, Any]:
     }
 
 
-def _flips(profile: str) -> dict[str, Arm]:
+def _flips(profile: str, method: Mapping[str, Any]) -> dict[str, Arm]:
+    """A method with people of whose labels none, a tenth and a fifth are wrong."""
     return {
         f"{profile}, {percent} % flips": Arm(
-            profile,
-            {"labels": _labels(percent / 100)},
-            prompts_per_category=FEW,
+            profile, {**method, "labels": _labels(percent / 100)}, prompts_per_category=FEW
         )
         for percent in (0, 10, 20)
     }
@@ -275,8 +286,9 @@ CLAIMS = (
         "3",
         "HERO needs 4 times fewer labels than D3PO",
         {
-            **_flips("hero"),
-            **_flips("d3po"),
+            **_flips("hero", {}),
+            # Good or bad, as HERO asks; a whole ranking would say more with as many labels.
+            **_flips("d3po", {"order": "binary"}),
             "ddpo, fixed reward": Arm("ddpo", prompts_per_category=FEW),
         },
         labels_needed,

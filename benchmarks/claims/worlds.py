@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +61,16 @@ _QUICK = {
 
 
 def work_alone() -> None:
-    """One thread for this process, and no tracker."""
+    """One thread for this process and no tracker; it ends with the process that started it."""
     os.environ |= {"KONOMI_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    # A pool's workers outlive a parent that was killed, and would go on with what it had queued.
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def write_params(folder: Path, changes: dict[str, Any]) -> None:

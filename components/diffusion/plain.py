@@ -62,7 +62,7 @@ class PlainCall:
         """The same as Python source, for people.
 
         Args:
-            opener: an expression without its closing bracket, to which the keywords are added.
+            opener: an expression up to its opening bracket, behind which the keywords go.
             prompt: what to draw.
             seed: as in `draw`.
         """
@@ -70,15 +70,14 @@ class PlainCall:
         if self.scheduler is not None:
             lines.append(f"from diffusers import {self.scheduler}")
         opening = {"torch_dtype": "torch.float32"} | {k: repr(v) for k, v in self.opening.items()}
-        lines += ["", f"pipeline = {opener}{_keywords(opening)})"]
+        lines += ["", f"pipeline = {opener}", *_indented(opening), ")"]
         if self.scheduler is not None:
             config = "pipeline.scheduler.config, clip_sample=False"
             lines.append(f"pipeline.scheduler = {self.scheduler}.from_config({config})")
         drawing = {key: repr(value) for key, value in self.drawing.items()}
         drawing["generator"] = f"torch.Generator().manual_seed({seed})"
-        lines += ["image = pipeline(", f"    {prompt!r},"]
-        lines += [f"    {key}={value}," for key, value in drawing.items()]
-        return "\n".join([*lines, ").images[0]"])
+        lines += ["image = pipeline(", f"    {prompt!r},", *_indented(drawing), ").images[0]"]
+        return "\n".join(lines)
 
 
 def plain_call(base: BaseSettings) -> PlainCall:
@@ -161,5 +160,5 @@ def _tokenizer_length(folder: Path) -> int:
     return int(tokenizer.model_max_length)
 
 
-def _keywords(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+def _indented(keywords: Mapping[str, str]) -> list[str]:
+    return [f"    {key}={value}," for key, value in keywords.items()]

@@ -84,8 +84,8 @@ def _usage(candidate: Candidate, uri: str) -> list[str]:
     ]
     if call.base != candidate.base:
         parts.append(
-            "The images of the report were drawn with noise in every step, as in training "
-            f"(`noise_level: {candidate.base.noise_level:g}`); diffusers steps without."
+            "The report's images were drawn with an SDE's noise, as in training "
+            f"(`noise_level: {candidate.base.noise_level:g}`); diffusers steps without noise."
         )
     opening = ", ".join(f"{key}={value!r}" for key, value in call.opening.items())
     if opening:

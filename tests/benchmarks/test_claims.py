@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         }
         curves = []
         for number, value in enumerate(judge or []):
-            row = {"images": 100.0 * (number + 1), "judge": value, "validation_reward": value}
-            curves += [row, {"images": 100.0 * (number + 1)}]
+            row = {"round": number + 1.0, "images": 100.0 * (number + 1), "good": value}
+            curves += [row | {"judge": value, "validation_reward": value}, row]
         test = {"diversity": 0.25, "images": images}
         write_json(run.path, {"curves": curves, "test": test})
         if name == "ours":
@@ -71,6 +72,19 @@ def test_cost_is_what_was_spent_before_the_look_that_reached_the_target(made: Ma
     assert never["value"] is None and never["reached"] == "0 of 1"
     assert measures.first(run, "judge") == 0.2
     assert measures.best(run, "judge") == 0.6
+    # The rows of a round's further updates tell of the same images.
+    assert measures.cost_to_reach([run], [0.3], "good", "images")["by_seed"] == pytest.approx(
+        [50.0]
+    )
+
+
+def test_mistakes_of_people_are_taken_out_of_what_they_call_good(made: Make) -> None:
+    run = made("ours", 1, [0, 0, 0, 0], judge=[0.3, 0.5])
+    labels = {"arguments": {"flip_probability": 0.1}}
+    careless = replace(run, changes={"finetuning": {"method": {"labels": labels}}})
+    careless.path.write_text(run.path.read_text())
+    # Of right images a share p looks right in 0.9 p + 0.1 (1 - p) of the labels.
+    assert measures.best(careless, "good") == pytest.approx((0.5 - 0.1) / 0.8)
 
 
 def test_the_best_of_n_is_the_reward_s_choice_and_is_compared_prompt_by_prompt(made: Make) -> None:
