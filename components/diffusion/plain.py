@@ -16,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from components.contracts.artifacts import read_json
 from components.contracts.errors import ModelError
 from components.contracts.settings import BaseSettings
 from components.diffusion.loading import find_model, pipeline_class
@@ -36,6 +37,8 @@ class PlainCall:
     scheduler: str | None = None
     """Class of the scheduler to use whatever the folder names; None keeps the folder's."""
     takes_negative_prompt: bool = True
+    note: str = ""
+    """In which way `base` is not what was asked for; empty where it is."""
 
     def draw(self, pipeline: Any, prompt: str, seed: int) -> UInt8[Tensor, "1 3 H W"]:
         """The image that a rollout with `base` and `seed` decodes to, to the rounding of a pixel.
@@ -100,16 +103,28 @@ class EvenLevels(list[float]):
         return f"[1 - step / {len(self)} for step in range({len(self)})]"
 
 
-def _stable_diffusion(_folder: Path, base: BaseSettings) -> PlainCall:
+def _stable_diffusion(folder: Path, base: BaseSettings) -> PlainCall:
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    num_train, num_steps = config.get("num_train_timesteps", 1000), base.num_steps
+    note = ""
+    if config.get("timestep_spacing") == "trailing" and num_train % num_steps:
+        # Diffusers' DDIM goes down by num_train // num_steps from each timestep, wherever the next
+        # one is: off by one on the way, or ending above 0. A pixel differs by up to 20 of 255.
+        num_steps = max(n for n in range(1, num_steps) if num_train % n == 0)
+        note = (
+            f"Trained and judged were images of {base.num_steps} steps. They do not divide "
+            f"{num_train} evenly, where diffusers' DDIM goes another way."
+        )
     return PlainCall(
         network="unet",
-        base=base,
+        base=base.model_copy(update={"num_steps": num_steps}),
         drawing={
-            "num_inference_steps": base.num_steps,
+            "num_inference_steps": num_steps,
             "guidance_scale": base.guidance_scale,
             "eta": base.eta,
         },
         scheduler="DDIMScheduler",
+        note=note,
     )
 
 
@@ -139,6 +154,12 @@ def _flow(folder: Path, base: BaseSettings) -> PlainCall:
             "max_sequence_length": _tokenizer_length(folder / "tokenizer"),
         },
         opening={"text_encoder_3": None, "tokenizer_3": None},
+        note=(
+            "Trained and judged were images with the noise of an SDE "
+            f"(`noise_level: {base.noise_level:g}`). Diffusers draws without."
+        )
+        if base.noise_level
+        else "",
     )
 
 

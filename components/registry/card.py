@@ -81,12 +81,8 @@ def _usage(candidate: Candidate, uri: str) -> list[str]:
     parts = [
         "From the project's folder:",
         f"```python\nimport mlflow.diffusers\n{call.code(opener, prompt, seed=0)}\n```",
+        call.note,
     ]
-    if call.base != candidate.base:
-        parts.append(
-            "The report's images were drawn with an SDE's noise, as in training "
-            f"(`noise_level: {candidate.base.noise_level:g}`); diffusers steps without noise."
-        )
     opening = ", ".join(f"{key}={value!r}" for key, value in call.opening.items())
     if opening:
         served = f"`mlflow.pyfunc` does not open it: it cannot say `{opening}`. "

@@ -33,12 +33,25 @@ def _other_sampler(folder: Path) -> Path:
     return folder
 
 
-CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
-    "unet": (tiny_base, {"eta": 0.8}, "unet"),
-    "other_sampler": (_other_sampler, {"guidance_scale": 3.0}, "unet"),
-    "consistency": (tiny_consistency_base, {"guidance_scale": 3.0}, "unet"),
-    "flow": (tiny_flow_base, {"noise_level": 0.7, "guidance_scale": 3.0}, "transformer"),
+def _trailing(folder: Path) -> Path:
+    return tiny_base(folder, timestep_spacing="trailing")
+
+
+CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str, dict[str, Any]]] = {
+    "unet": (tiny_base, {"eta": 0.8}, "unet", {}),
+    "other_sampler": (_other_sampler, {"guidance_scale": 3.0}, "unet", {}),
+    "even": (_trailing, {"num_steps": 4}, "unet", {}),
+    "uneven": (_trailing, {"num_steps": 7}, "unet", {"num_steps": 5}),
+    "consistency": (tiny_consistency_base, {"guidance_scale": 3.0}, "unet", {}),
+    "flow": (
+        tiny_flow_base,
+        {"noise_level": 0.7, "guidance_scale": 3.0},
+        "transformer",
+        {"noise_level": 0.0},
+    ),
+    "ode": (tiny_flow_base, {"noise_level": 0.0, "guidance_scale": 3.0}, "transformer", {}),
 }
+"""How the base is written, its settings, its network, and what of the settings the call changes."""
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -48,9 +61,10 @@ def case(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def base(case: str, tmp_path_factory: pytest.TempPathFactory) -> BaseSettings:
-    write, settings, _ = CASES[case]
+    write, settings, *_ = CASES[case]
     folder = write(tmp_path_factory.mktemp(case))
-    return BaseSettings(path=str(folder), num_steps=5, batch_size=1, **settings)
+    defaults: dict[str, Any] = {"path": str(folder), "num_steps": 5, "batch_size": 1}
+    return BaseSettings(**defaults | settings)
 
 
 @pytest.fixture
@@ -100,11 +114,12 @@ def _opened(base: BaseSettings, lora: Path) -> Callable[..., Any]:
     return open_it
 
 
-def test_only_a_flows_noise_is_left_out(case: str, base: BaseSettings) -> None:
+def test_what_diffusers_cannot_do_is_changed_and_said(case: str, base: BaseSettings) -> None:
     call = plain_call(base)
-    assert call.network == CASES[case][2]
-    changed = {"noise_level": 0.0} if case == "flow" else {}
+    *_, network, changed = CASES[case]
+    assert call.network == network
     assert call.base == base.model_copy(update=changed)
+    assert bool(call.note) == bool(changed)
     assert call.takes_negative_prompt == (case != "consistency")
     if case == "flow":
         assert call.drawing["sigmas"] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
