@@ -79,6 +79,18 @@ def test_dvc_sees_the_plugs_that_the_settings_name(stage: str) -> None:
         assert any(file.is_relative_to(dep) for dep in deps), file
 
 
+def test_dvc_sees_the_base_of_every_profile() -> None:
+    profiles = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("profiles/**/*.yaml")]
+    bases = {read_yaml(name).get("base", {}).get("path") for name in ("params.yaml", *profiles)}
+    assert len(bases - {None}) == 3
+    for stage, entry in DVC.items():
+        # The prompts are cut to what the tokenizer takes; the reward model has its own backbone.
+        part = {"prompts": "tokenizer", "rewards": None}.get(stage, "")
+        for base in bases - {None} if part is not None else ():
+            folder = Path(base, part)
+            assert any(folder.is_relative_to(dep) for dep in entry["deps"]), (stage, base)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_sees_every_setting_that_a_stage_uses(stage: str) -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "components" / stage).rglob("*.py"))
