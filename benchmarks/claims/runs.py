@@ -168,7 +168,7 @@ def _halve(method: dict[str, Any]) -> None:
         method["buffer_size"] //= 2  # still on-policy
 
 
-_SAMPLES = ("pairs_per_update", "samples_per_update")
+_SAMPLES = ("pairs_per_update", "samples_per_update", "prompts_per_update")
 
 
 def _merge(blocks: dict[str, Any], changes: dict[str, Any]) -> None:
