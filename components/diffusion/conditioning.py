@@ -31,6 +31,10 @@ class Conditioning:
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Conditioning:
         return replace(self, prompt_of_row=self.prompt_of_row[rows])
 
+    def without_guidance(self) -> Conditioning:
+        """The same prompts for a plain prediction: a guided one is no estimate of the noise."""
+        return replace(self, unconditional=None, unconditional_pooled=None, guidance_scale=1.0)
+
     @property
     def prompt_states(self) -> Float[Tensor, "b l d"]:
         """Text states of every row."""

@@ -11,7 +11,7 @@ Pure tensors. Arithmetic is fp32 whatever comes in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -36,6 +36,11 @@ class NoiseLevel:
 
     def __len__(self) -> int:
         return len(self.timestep)
+
+    def __getitem__(self, rows: slice | Tensor) -> NoiseLevel:
+        return replace(
+            self, timestep=self.timestep[rows], signal=self.signal[rows], noise=self.noise[rows]
+        )
 
     def add_noise(
         self, x0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]

@@ -16,7 +16,7 @@ noise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -54,7 +54,7 @@ class Noised:
             self.x_t[rows],
             self.target[rows],
             self.z[rows],
-            _level_rows(self.level, rows),
+            self.level[rows],
             self.conditioning[rows],
         )
 
@@ -103,13 +103,13 @@ def noised(
     shape = (count, *x0.shape[1:])
     noise = torch.randn(shape, generator=generator).to(x0.device).repeat(copies, 1, 1, 1)
     z = torch.randn(shape, generator=generator).to(x0.device).repeat(copies, 1, 1, 1)
-    level = _level_rows(level, torch.arange(count, device=level.timestep.device).repeat(copies))
+    level = level[torch.arange(count, device=level.timestep.device).repeat(copies)]
     return Noised(
         level.add_noise(x0, noise),
         level.target(x0, noise),
         z,
         level,
-        replace(conditioning, unconditional=None, unconditional_pooled=None, guidance_scale=1.0),
+        conditioning.without_guidance(),
     )
 
 
@@ -245,9 +245,3 @@ def _rows(values: Tensor) -> Float[Tensor, "b 1 1 1"]:
 
 def _halves(half: int) -> tuple[slice, slice]:
     return slice(0, half), slice(half, 2 * half)
-
-
-def _level_rows(level: NoiseLevel, rows: slice | Tensor) -> NoiseLevel:
-    return NoiseLevel(
-        level.timestep[rows], level.signal[rows], level.noise[rows], level.prediction_type
-    )

@@ -6,7 +6,7 @@ image     `num_levels` rows side by side
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -69,7 +69,7 @@ def noised(
     if sources is not None:
         places = torch.arange(num_levels)
         rows = (sources[:, None] * num_levels + places).flatten().to(device)
-        level, noise = _rows(level, rows), noise[rows]
+        level, noise = level[rows], noise[rows]
     x0 = batch.x0.repeat_interleave(num_levels, dim=0)
     images = torch.arange(len(batch), device=device).repeat_interleave(num_levels)
     return NoisedImages(
@@ -77,12 +77,7 @@ def noised(
         level,
         x0,
         level.target(x0, noise),
-        replace(
-            batch.conditioning[images],
-            unconditional=None,
-            unconditional_pooled=None,
-            guidance_scale=1.0,
-        ),
+        batch.conditioning[images].without_guidance(),
         num_levels,
     )
 
@@ -103,7 +98,7 @@ def predict(
         return policy.predict_at(rows.x_t, rows.level, rows.conditioning)
     parts = []
     for part in torch.arange(len(rows.x_t), device=rows.x_t.device).split(size):
-        level, conditioning = _rows(rows.level, part), rows.conditioning[part]
+        level, conditioning = rows.level[part], rows.conditioning[part]
         parts.append(
             checkpoint(
                 policy.predict_at,
@@ -139,9 +134,3 @@ def random_steps(
     passes = -(-num_levels // len(steps))
     order = torch.rand((count, passes, len(steps)), generator=generator).argsort(2)
     return order.flatten(1)[:, :num_levels] + steps.start
-
-
-def _rows(level: NoiseLevel, rows: Int64[Tensor, " n"]) -> NoiseLevel:
-    return replace(
-        level, timestep=level.timestep[rows], signal=level.signal[rows], noise=level.noise[rows]
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ def denoising_error(
 
     level = policy.sampler.draw_level(len(batch), generator, levels)
     noise = torch.randn(batch.x0.shape, generator=generator).to(batch.x0.device)
-    unguided = replace(
-        batch.conditioning, unconditional=None, unconditional_pooled=None, guidance_scale=1.0
-    )
-    prediction = policy.predict_at(level.add_noise(batch.x0, noise), level, unguided)
+    x_t, conditioning = level.add_noise(batch.x0, noise), batch.conditioning.without_guidance()
+    prediction = policy.predict_at(x_t, level, conditioning)
     return prediction_kl(prediction, level.target(batch.x0, noise))
