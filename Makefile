@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint miniature clean
+.PHONY: help demo test lint claims miniature clean
 
 STAMP := .venv/.installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -35,6 +35,9 @@ lint: $(STAMP)  ## Format, lint, types, layers
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
+
+claims: $(STAMP)  ## Put the papers' claims to the test (hours; QUICK=1 tries every line in minutes)
+	@$(RUN) $(THREADS) python -m benchmarks.claims $(if $(QUICK),--quick)
 
 # Its stages are frozen, so that `dvc repro` of the pipeline never trains the world that it stands on.
 miniature: $(STAMP)  ## Train the miniature world again (hours on two cores)

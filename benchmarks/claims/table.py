@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.claims import measures
-from benchmarks.claims.runs import ROUNDS, Run
+from benchmarks.claims.runs import PROFILES, ROUNDS, Run
 
 Arms = Mapping[str, Sequence[Run]]
 """The runs of each arm, one a seed."""
@@ -210,41 +210,7 @@ def _labels(flips: float) -> dict[str, Any]:
     }
 
 
-METHODS = (
-    "dpok",
-    "ddpo",
-    "prdp",
-    "rebel",
-    "crd",
-    "hero",
-    "d3po",
-    "spo",
-    "diffusion_dpo",
-    "ncp_dpo",
-    "cpo",
-    "ncp_cpo",
-    "sft",
-    "ncp_sft",
-    "dco",
-    "kto",
-    "self_rewarding",
-    "supervised",
-    "lee2023",
-    "hive",
-    "refl",
-    "alignprop",
-    "draft",
-    "draft_lv",
-    "rlcm",
-    "flow_grpo",
-    "mix_grpo",
-    "grpo_guard",
-    "dance_grpo",
-    "flow_dppo",
-    "nft",
-    "awm",
-    "dgpo",
-)
+METHODS = tuple(sorted(path.stem for path in PROFILES.glob("*.yaml")))
 """Every method once, as its profile has it."""
 NUM_IMAGES = 96 * ROUNDS
 """What an online method draws in a run: so many has a method that draws once."""

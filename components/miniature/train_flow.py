@@ -4,12 +4,17 @@ python -m components.miniature.train_flow (needs base/, see train_autoencoder an
 
 A Stable-Diffusion-3-shaped model (2403.03206): a transformer in which the tokens of the picture
 and of the caption attend to one another, and a rectified flow, x_t = (1 - t) x0 + t noise, whose
-velocity noise - x0 the transformer learns. There is no second phase with careless captions as the
-U-Net's: this model is imperfect as it is, and such a phase took half of what it drew correctly.
+velocity noise - x0 the transformer learns.
+
+Its strokes come out sharp with guidance only. So in a second phase the model learns to say by
+itself what it says with guidance (guidance distillation, 2210.03142, stage one, at a single
+weight), as FLUX.1-dev did, under captions as careless as those of the U-Net's second phase: what it
+draws is sharp, and often not what it was asked for.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from components.miniature import tokens, training
 from components.miniature.train_unet import (
     BASE_DIR,
+    NUM_MISSES,
     TEXT_WIDTH,
     Material,
     latents_name,
@@ -237,6 +243,39 @@ def training_loss(
     return loss
 
 
+def distillation_loss(
+    denoiser: Denoiser, material: Material, chosen: Mapping[str, Any]
+) -> Callable[[int, torch.Generator], Tensor]:
+    """Return the loss of one update of the second phase: the mean squared difference of velocities
+    to those of the model as it is now, which is guided and is told the true caption. Without a
+    caption the model keeps saying what it says."""
+    batch, scale = chosen["batch_size"], chosen["guidance_scale"]
+    counts = torch.tensor(NUM_ZERO_STATES)
+    teacher = copy.deepcopy(denoiser).eval().requires_grad_(False)
+
+    def loss(update: int, generator: torch.Generator) -> Tensor:
+        picked = torch.randint(len(material.latents), (batch,), generator=generator)
+        x0, exact = material.latents[picked], material.exact[picked]
+        chance = torch.rand((2, batch, 1), generator=generator)
+        miss = material.careless[picked, torch.randint(NUM_MISSES, (batch,), generator=generator)]
+        prompt = torch.where(chance[0] < chosen["careless_share"], miss, exact)
+        dropped = chance[1] < chosen["caption_dropout"]
+        prompt = torch.where(dropped, material.empty, prompt)
+        zeros = counts[torch.randint(len(counts), (batch,), generator=generator)]
+        noise = torch.randn(x0.shape, generator=generator)
+        t = noise_levels(batch, chosen["logit_normal_scale"], generator)
+        x_t = torch.lerp(x0, noise, t.view(-1, 1, 1, 1))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=chosen["bfloat16"]):
+            with torch.no_grad():
+                plain = teacher(x_t, t, material.empty.expand_as(exact), zeros).float()
+                told = teacher(x_t, t, exact, zeros).float()
+            output = denoiser(x_t, t, prompt, zeros)
+        weight = torch.where(dropped, 0.0, scale).view(-1, 1, 1, 1)
+        return functional.mse_loss(output.float(), torch.lerp(plain, told, weight))
+
+    return loss
+
+
 def main() -> None:
     """Train and write flow/."""
     chosen = training.settings("flow")
@@ -251,32 +290,38 @@ def main() -> None:
     print(f"{num_parameters / 1e6:.2f} M parameters", flush=True)
 
     def save(weights: Mapping[str, Tensor]) -> None:
-        copy = Denoiser(chosen["width"], chosen["num_layers"], tokenizer)
-        copy.load_state_dict({**copy.state_dict(), **weights})
-        write_pipeline(copy.eval(), tokenizer, chosen["shift"])
+        written = Denoiser(chosen["width"], chosen["num_layers"], tokenizer)
+        written.load_state_dict({**written.state_dict(), **weights})
+        write_pipeline(written.eval(), tokenizer, chosen["shift"])
 
-    weights, seconds = training.train(
-        "flow",
-        denoiser,
-        training_loss(denoiser, material, chosen),
-        num_updates=chosen["num_updates"],
-        learning_rate=chosen["learning_rate"],
-        seed=chosen["seed"],
-        num_warmup=chosen["num_warmup"],
-        ema_decay=chosen["ema_decay"],
-        snapshot=save,
-        snapshot_every=chosen["snapshot_every"],
-    )
+    seconds = 0.0
+    distilled = {**chosen, **chosen["distilled"]}
+    phases = {"flow": (training_loss, chosen), "flow-distilled": (distillation_loss, distilled)}
+    for name, (loss_of, settings) in phases.items():
+        weights, spent = training.train(
+            name,
+            denoiser,
+            loss_of(denoiser, material, settings),
+            num_updates=settings["num_updates"],
+            learning_rate=settings["learning_rate"],
+            seed=settings["seed"],
+            num_warmup=settings["num_warmup"],
+            ema_decay=settings["ema_decay"],
+            snapshot=save,
+            snapshot_every=settings["snapshot_every"],
+        )
+        denoiser.load_state_dict({**denoiser.state_dict(), **weights})
+        seconds += spent
     save(weights)
     training.write_json(
         training.ROOM / "reports" / "flow_training.json",
         {
             "train_seconds": round(seconds),
-            "samples": chosen["num_updates"] * chosen["batch_size"],
+            "samples": sum(s["num_updates"] for _, s in phases.values()) * chosen["batch_size"],
             "parameters": num_parameters,
         },
     )
-    for name in ("flow", latents_name(chosen["num_scenes"], chosen["seed"])):
+    for name in (*phases, latents_name(chosen["num_scenes"], chosen["seed"])):
         training.finish(name)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.claims import measures
 from benchmarks.claims import runs as claims_runs
-from benchmarks.claims.runs import NONE, Run
-from benchmarks.claims.table import CLAIMS, METHODS
+from benchmarks.claims.runs import NONE, PROFILES, Run
+from benchmarks.claims.table import CLAIMS
 from components.contracts.artifacts import write_json
-from tests.support.project import SOURCE
+from components.finetuning.settings import METHODS
 
 Make = Callable[..., Run]
 
@@ -113,8 +113,9 @@ def test_a_run_is_named_by_all_that_decides_it() -> None:
     assert run.base.base.folder == run.base.folder
 
 
-def test_every_arm_has_a_profile_and_every_method_a_row() -> None:
-    profiles = {path.stem for path in (SOURCE / "profiles/methods").glob("*.yaml")}
-    assert set(METHODS) <= profiles
+def test_every_arm_has_a_profile_and_every_method_an_arm() -> None:
+    profiles = {path.stem: path.read_text() for path in PROFILES.glob("*.yaml")}
     for claim in CLAIMS:
-        assert {arm.profile for arm in claim.arms.values()} <= profiles
+        assert {arm.profile for arm in claim.arms.values()} <= set(profiles)
+    for name in METHODS:
+        assert any(f"name: {name}\n" in text for text in profiles.values()), name
