@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ PROMPT, SEED = 'it\'s a "red" cat', 11
 
 
 def _other_sampler(folder: Path) -> Path:
-    """A folder that names another sampler, and one that clips: as Stable Diffusion 1's does."""
-    from diffusers import PNDMScheduler
-
+    """A folder that names another sampler, as Stable Diffusion 1's does, and says nothing of
+    clipping, where DDIM's own default is for pixels."""
     tiny_base(folder)
-    PNDMScheduler.from_pretrained(folder / "scheduler").save_pretrained(folder / "scheduler")
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"_class_name": "PNDMScheduler"}
+    del config["clip_sample"]
+    path.write_text(json.dumps(config))
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("DDIMScheduler", "PNDMScheduler"))
     return folder

@@ -24,19 +24,27 @@ MODEL, LORA = "tiny-lora", "models/lora/pytorch_lora_weights.safetensors"
 PROMPT = "a green rabbit"
 
 
-@pytest.fixture(scope="module", params=["consistency", "flow"])
+OTHERS = pytest.mark.parametrize("family", ["consistency", "flow"], indirect=True)
+"""What `test_stage.py` says of the U-Net already."""
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def unregistered(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unregistered(family: str, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if family == "unet":
+        return built
     return build_project(tmp_path_factory.mktemp(family) / "project", family)
 
 
 @pytest.fixture(scope="module")
-def version_of(unregistered: Path) -> Path:
+def version_of(family: str, unregistered: Path, registered: Path) -> Path:
     """A project with one registered version; only read after this."""
+    if family == "unet":
+        return registered
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("KONOMI_TRACKING", "KONOMI_PARENT_RUN_ID", "MLFLOW_TRACKING_URI"):
             patch.delenv(variable, raising=False)
@@ -50,9 +58,11 @@ def card_of(root: Path) -> str:
         return str(client.get_model_version(MODEL, "1").description)
 
 
-def trained(root: Path, family: str, seed: int, lora: Path | None) -> torch.Tensor:
+def trained(
+    root: Path, family: str, seed: int, lora: Path | None, eta: float = 1.0
+) -> torch.Tensor:
     """The training side's image, a flow's without noise: uint8 [3 H W]."""
-    changed: dict[str, Any] = {"path": str(root / "base"), "noise_level": 0.0}
+    changed: dict[str, Any] = {"path": str(root / "base"), "noise_level": 0.0, "eta": eta}
     base: BaseSettings = FAMILIES[family][1].model_copy(update=changed)
     return sample_images(load_policy(base, COMPUTE, lora=lora), [PROMPT], [seed])[0][0]
 
@@ -67,9 +77,9 @@ def test_the_version_says_what_it_is(version_of: Path, family: str) -> None:
     assert version.tags["load_back"] in ("max difference 0", "max difference 1")
     assert int(version.gates["lora_visible"]) > 10
     card = card_of(version_of)
-    prefix = {"consistency": "unet", "flow": "transformer"}[family]
+    prefix = {"unet": "unet", "consistency": "unet", "flow": "transformer"}[family]
     assert f"| {prefix}.…, in pairs |" in card
-    assert "DDIM" not in card and "eta=" not in card
+    assert ("DDIM" in card) == ("eta=" in card) == (family == "unet")
     assert ("noise_level: 0.7" in card) == (family == "flow")
 
 
@@ -77,15 +87,16 @@ def test_the_registered_file_draws_the_trained_image(version_of: Path, family: s
     """By a call that is written out here, not by the one that the stage itself compared with."""
     import mlflow.diffusers
 
-    opening: dict[str, Any] = {}
-    drawing: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 2.0}
-    if family == "flow":
-        opening = {"text_encoder_3": None, "tokenizer_3": None}
-        drawing = {
+    drawing: dict[str, Any] = {
+        "unet": {"num_inference_steps": 3, "guidance_scale": 1.0, "eta": 1.0},
+        "consistency": {"num_inference_steps": 3, "guidance_scale": 2.0},
+        "flow": {
             "sigmas": [1.0, 2 / 3, 1 / 3],
             "guidance_scale": 2.0,
             "max_sequence_length": TEXT_LENGTH,
-        }
+        },
+    }[family]
+    opening = {"text_encoder_3": None, "tokenizer_3": None} if family == "flow" else {}
     with inside(version_of), open_registry(version_of):
         model = mlflow.diffusers.load_model(f"models:/{MODEL}@challenger")
         pipeline = model.load_pipeline(torch_dtype=torch.float32, device="cpu", **opening)
@@ -118,11 +129,14 @@ def test_what_the_card_says_of_pyfunc(version_of: Path, family: str) -> None:
             return
         torch.manual_seed(8)
         (png,) = model.predict([PROMPT])
-    assert "gives PNGs, from a seed of its own." in card
+    unsaid = " and without `eta`" if family == "unet" else ""
+    assert f"gives PNGs, from a seed of its own{unsaid}." in card
     drawn = torch.from_numpy(np.array(Image.open(io.BytesIO(png)))).permute(2, 0, 1)
-    assert gap(drawn, trained(version_of, family, 8, version_of / "models/lora")) <= 1
+    expected = trained(version_of, family, 8, version_of / "models/lora", eta=0.0)
+    assert gap(drawn, expected) <= 1
 
 
+@OTHERS
 def test_keys_of_another_kind_of_network_are_refused(
     unregistered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +153,7 @@ def test_keys_of_another_kind_of_network_are_refused(
     assert versions(project, MODEL) == []
 
 
+@OTHERS
 def test_another_lora_in_the_registry_is_found_out(
     unregistered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
