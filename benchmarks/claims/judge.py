@@ -42,7 +42,7 @@ def judge(root: Path, few: int | None, *, quick: bool) -> None:
     run = load_run(root / "params.yaml")
     lora = root / "models" / "lora"
     trained = lora.exists()
-    policy = load_policy(run.base, run.compute, lora=lora if trained else None)
+    policy = load_policy(run.base.without_sde(), run.compute, lora=lora if trained else None)
     scorer = build_scorer(ModelScorerSettings(), run.compute, root)
     eyes = load_judge()
     judged: dict[str, Any] = {}

@@ -52,17 +52,16 @@ class Run:
     @property
     def base(self) -> Run:
         """The model that this run starts from, judged in the same way."""
-        changes = {"base": self._blocks().get("base", {})}
+        # Of a flow with an SDE and one without the same images are judged.
+        ours = self._blocks().get("base", {})
+        changes = {"base": {name: ours[name] for name in ours if name not in _OF_THE_SDE}}
         return Run("base", self.seed, NONE, changes, self.prompts_per_category, self.quick)
 
     @property
     def model(self) -> str:
         """The base and how images are drawn from it, in words."""
         base = self._blocks()["base"]
-        words = [Path(base["path"]).name.replace("base", "U-Net"), f"{base['num_steps']} steps"]
-        if base.get("noise_level"):
-            words.append(f"{base.get('flow_sde', 'flow_grpo')} noise {base['noise_level']:g}")
-        return ", ".join(words)
+        return f"{Path(base['path']).name.replace('base', 'U-Net')}, {base['num_steps']} steps"
 
     @property
     def digest(self) -> str:
@@ -153,6 +152,7 @@ class Run:
         write_json(self.folder / "seconds.json", seconds)
 
 
+_OF_THE_SDE = ("noise_level", "flow_sde")
 FEW_SAMPLES = 24
 """Of each prompt in a look at few prompts, so that it has as many images as any other look."""
 _MONITOR = {"every": 2, "prompts_per_category": 8, "samples_per_prompt": 3}

@@ -58,6 +58,13 @@ class BaseSettings(StrictModel):
     batch_size: int = Field(default=32, ge=1, le=4096)
     """Images denoised together."""
 
+    def without_sde(self) -> BaseSettings:
+        """As people draw with a flow model: its SDEs are there to give training a likelihood.
+
+        The models of other families draw as before.
+        """
+        return self.model_copy(update={"noise_level": 0.0})
+
 
 class PluginSettings(StrictModel):
     """An object made by a callable that is named by its dotted path."""

@@ -145,7 +145,7 @@ def _flow(folder: Path, base: BaseSettings) -> PlainCall:
     return PlainCall(
         network="transformer",
         # Diffusers steps a flow as an ODE; the SDEs that methods need for likelihoods are ours.
-        base=base.model_copy(update={"noise_level": 0.0}),
+        base=base.without_sde(),
         drawing={
             # By a number of steps alone it would go to σ = 0.001 before it goes to 0.
             "sigmas": EvenLevels(base.num_steps),
@@ -155,8 +155,8 @@ def _flow(folder: Path, base: BaseSettings) -> PlainCall:
         },
         opening={"text_encoder_3": None, "tokenizer_3": None},
         note=(
-            "Trained and judged were images with the noise of an SDE "
-            f"(`noise_level: {base.noise_level:g}`). Diffusers draws without."
+            "Trained on were images with the noise of an SDE "
+            f"(`noise_level: {base.noise_level:g}`). Diffusers draws without; so was judged."
         )
         if base.noise_level
         else "",

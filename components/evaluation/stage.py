@@ -142,7 +142,7 @@ def _bench(settings: Settings, context: StageContext, judge: Judge) -> Bench:
     from components.rewards.scorers import build_scorer
 
     scorer = build_scorer(settings.reward, context.compute, context.root)
-    policy = load_policy(context.base, context.compute, lora=context.root / LORA)
+    policy = load_policy(context.base.without_sde(), context.compute, lora=context.root / LORA)
     return Bench(policy, judge, scorer, context.seed_for, settings.num_resamples)
 
 

@@ -87,12 +87,12 @@ def write_prompts(root: Path, rows: list[tuple[str, str]]) -> None:
     write_table(root / "data" / "prompts" / "test.parquet", table, PROMPTS)
 
 
-def write_params(root: Path, **evaluation: object) -> None:
+def write_params(root: Path, base: dict[str, object] = BASE, **evaluation: object) -> None:
     """A params.yaml for the tiny models; `evaluation` replaces keys of the stage's block."""
     content = {
         "seed": 5,
         "compute": {"device": "cpu", "threads": 1},
-        "base": BASE,
+        "base": base,
         "evaluation": {
             "samples_per_prompt": 3,
             "prompts_per_category": 2,

@@ -13,17 +13,34 @@ import torch
 from PIL import Image
 
 from components.contracts.artifacts import write_json, write_text
+from components.contracts.seeds import torch_generator
+from components.contracts.settings import BaseSettings, ComputeSettings
 from components.contracts.stage import stage_main
+from components.diffusion import load_policy
 from components.evaluation.stage import run
 from components.tracking import open_tracker
 from tests.evaluation.conftest import PROMPT_ROWS, write_params, write_prompts
+from tests.support.project import SOURCE
 
 OUTS = ("evaluation.json", "evaluation_by_category.csv", "grid.png", "report.html")
+FLOW = SOURCE / "components" / "miniature" / "flow"
 CATEGORIES = {"colour", "count", "plain"}
 
 
 def evaluate() -> int:
     return stage_main("evaluation", run, open_tracker, [])
+
+
+@pytest.fixture
+def flow_project(project: Path) -> Path:
+    """The project with the miniature's flow for a base, and a LoRA of it."""
+    base = BaseSettings(path=str(FLOW))
+    policy = load_policy(base, ComputeSettings(device="cpu", threads=1))
+    policy.add_adapter(2, 2, generator=torch_generator(0, "adapter"))
+    policy.save_lora(project / "models" / "lora")
+    info = {"rank": 2, "base_digest": policy.digest}
+    write_json(project / "models" / "lora" / "adapter.json", info)
+    return project
 
 
 def outs(root: Path) -> dict[str, bytes]:
@@ -213,3 +230,13 @@ def test_the_lora_is_measured_and_not_the_base_twice(project: Path, models: Path
     trained, _ = sample_images(tuned, prompts, seeds, adapter="train")
     assert torch.equal(reference, sample_images(plain, prompts, seeds)[0])
     assert not torch.equal(reference, trained)
+
+
+def test_a_flow_is_judged_as_people_draw_it_without_the_noise_of_training(flow_project: Path):
+    found = {}
+    for noise_level in (0.7, 0.0):
+        base = {"path": str(FLOW), "num_steps": 2, "batch_size": 8}
+        write_params(flow_project, base=base | {"noise_level": noise_level})
+        assert evaluate() == 0
+        found[noise_level] = (flow_project / "reports" / "grid.png").read_bytes()
+    assert found[0.7] == found[0.0]
