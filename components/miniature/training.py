@@ -243,11 +243,16 @@ def open_as_float32(config: Path) -> None:
 def save_folder(save: Callable[[str], None], target: Path) -> None:
     """Let `save` write into an empty folder, then move its files into `target` one by one.
 
-    The libraries' `save_pretrained` writes in place; a reader must never see half a file.
+    The libraries' `save_pretrained` writes in place; a reader must never see half a file. Where a
+    part was once loaded from, which it writes too, is nobody's business.
     """
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         save(folder)
+        for config in Path(folder).rglob("config.json"):
+            content = json.loads(config.read_text(encoding="utf-8"))
+            if content.pop("_name_or_path", None) is not None:
+                write_json(config, content)
         for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
             place = target / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
