@@ -74,7 +74,7 @@ def wanted(
             if quick and claim.every_method:
                 continue
             for name, arm in claim.arms.items():
-                if names and name not in names:
+                if (names and name not in names) or (quick and not arm.in_quick):
                     continue
                 (run,) = arm.runs(name, [seed], quick)
                 found.setdefault(run.base.folder, run.base)
@@ -113,7 +113,11 @@ def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Pa
     not is left out and named."""
     folder.mkdir(parents=True, exist_ok=True)
     for claim in claims:
-        arms = {name: arm.runs(name, seeds, quick) for name, arm in claim.arms.items()}
+        arms = {
+            name: arm.runs(name, seeds, quick)
+            for name, arm in claim.arms.items()
+            if arm.in_quick or not quick
+        }
         lacking = [name for name, runs in arms.items() if any(run.result is None for run in runs)]
         if lacking and not claim.every_method:
             print(f"claim {claim.number}: not yet run: {', '.join(lacking)}", file=sys.stderr)

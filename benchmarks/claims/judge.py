@@ -46,13 +46,14 @@ def judge(root: Path, few: int | None, *, quick: bool) -> None:
     scorer = build_scorer(ModelScorerSettings(), run.compute, root)
     eyes = load_judge()
     judged: dict[str, Any] = {}
-    splits = [(split, split, SAMPLES) for split in PROMPTS]
+    splits = [(split, split, prompts, SAMPLES) for split, prompts in PROMPTS.items()]
     if not trained:
-        splits.append(("draws", "test", BASE_SAMPLES))
-    for name, split, samples in splits:
-        prompts = 2 if quick else PROMPTS[split]
+        splits.append(("draws", "test", PROMPTS["test"], BASE_SAMPLES))
+    for name, split, prompts, samples in splits:
         if split == "train" and few:
             prompts, samples = few, samples * prompts // few
+        if quick:
+            prompts, samples = 1, min(samples, BASE_SAMPLES)
         draws = choose_draws(root / f"data/prompts/{split}.parquet", run.seed, prompts, samples)
         images, _ = sample_images(policy, draws.texts, draws.seeds)
         found = measure(images, draws, eyes, scorer, name)

@@ -8,6 +8,7 @@ killed goes on from its checkpoint.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +67,13 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Of what decides the result: settings and base, not the code.
+        """Of what decides the result: settings and the base's weights, not the code.
 
         A change of code that changes results is answered by removing the results.
         """
-        parts = [self.seed, self.profile, self._blocks(), self.prompts_per_category, self.quick]
+        blocks = self._blocks()
+        weights = weights_digest(blocks["base"]["path"])
+        parts = [self.seed, self.profile, blocks, weights, self.prompts_per_category, self.quick]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -103,6 +107,8 @@ class Run:
                 _merge(merged, {"finetuning": {"monitor": monitor}})
         _merge(merged, self.changes)
         if self.quick:
+            # A forward pass has as many rows as a batch, however few are asked for.
+            _merge(merged, {"base": {"batch_size": 8}})
             _merge(merged, {"finetuning": {"rounds": 1, "monitor": _QUICK_MONITOR}})
             _shrink(merged["finetuning"].get("method", {}))
         return dict(merged)
@@ -152,6 +158,13 @@ class Run:
         write_json(self.folder / "seconds.json", seconds)
 
 
+@cache
+def weights_digest(path: str) -> str:
+    """Of the network of a base model in the repository."""
+    (file,) = (worlds.ROOT / path).glob("[ut]*/diffusion_pytorch_model.safetensors")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 _OF_THE_SDE = ("noise_level", "flow_sde")
 FEW_SAMPLES = 24
 """Of each prompt in a look at few prompts, so that it has as many images as any other look."""
@@ -176,7 +189,7 @@ def _merge(blocks: dict[str, Any], changes: dict[str, Any]) -> None:
         if isinstance(value, dict) and isinstance(blocks.get(key), dict):
             _merge(blocks[key], value)
         else:
-            blocks[key] = value
+            blocks[key] = copy.deepcopy(value)
 
 
 _SMALLEST = {

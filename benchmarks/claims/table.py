@@ -25,6 +25,8 @@ class Arm:
     method: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the profile's block `method`."""
     prompts_per_category: int | None = None
+    in_quick: bool = True
+    """The quick form leaves out what another arm of it runs line by line."""
 
     def runs(self, name: str, seeds: Sequence[int], quick: bool) -> list[Run]:
         """One run a seed."""
@@ -196,7 +198,7 @@ def _flips(profile: str, method: Mapping[str, Any]) -> dict[str, Arm]:
     """A method with people of whose labels none, a tenth and a fifth are wrong."""
     return {
         f"{profile}, {percent} % flips": Arm(
-            profile, {**method, "labels": _labels(percent / 100)}, prompts_per_category=FEW
+            profile, {**method, "labels": _labels(percent / 100)}, FEW, in_quick=percent == 10
         )
         for percent in (0, 10, 20)
     }

@@ -100,6 +100,7 @@ def test_the_best_of_n_is_the_reward_s_choice_and_is_compared_prompt_by_prompt(m
 
 def test_a_run_is_named_by_all_that_decides_it() -> None:
     run = Run("a", 7, "dpok")
+    first = run.digest
     others = [
         Run("a", 8, "dpok"),
         Run("a", 7, "supervised"),
@@ -109,6 +110,7 @@ def test_a_run_is_named_by_all_that_decides_it() -> None:
     ]
     assert len({run.digest, *(other.digest for other in others)}) == 6
     assert Run("another name", 7, "dpok").folder == run.folder
+    assert run.digest == first, "what was asked for in between has left its mark"
     assert run.base.profile == NONE
     assert run.base.base.folder == run.base.folder
 
