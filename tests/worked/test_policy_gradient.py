@@ -153,6 +153,28 @@ def test_a_prompt_is_compared_with_its_own_rewards_alone():
     torch.testing.assert_close(found, torch.tensor([30 / wide, 2 / narrow, -10 / wide]))
 
 
+def test_a_history_that_is_not_full_yet_and_one_of_a_single_reward():
+    history = torch.tensor([[NAN, 0.0, 2.0], [NAN, NAN, 6.0]])
+    reward, prompt = torch.tensor([4.0, 8.0]), torch.tensor([0, 1])
+    found = advantage_module.tracked_advantages(reward, prompt, history, 1)
+    # Prompt 0: (4 - 1) / 1; prompt 1: one reward has no deviation, (8 - 6) / 1e-6.
+    torch.testing.assert_close(found, torch.tensor([3.0, 2e6]), rtol=1e-4, atol=0)
+
+
+def test_the_mean_of_a_group_of_one():
+    found = checked(advantage_module.group_mean)(
+        torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1])
+    )
+    assert found.tolist() == [2.0, 2.0, 5.0]
+
+
+@pytest.mark.parametrize("kind", ["batch", "group_standardised", "group_global_std"])
+def test_rewards_that_differ_by_a_hair_are_not_blown_up(kind):
+    # Their deviation is 1e-6, as is what is added to it: half of ±1.
+    found = advantage_module.advantages(torch.tensor([0.0, 2e-6]), torch.tensor([0, 0]), kind)
+    torch.testing.assert_close(found.values, torch.tensor([-0.5, 0.5]), rtol=1e-4, atol=0)
+
+
 def test_equal_rewards_have_no_advantage():
     found = advantage_module.tracked_advantages(
         torch.tensor([5.0, 5.0]), torch.tensor([0, 0]), torch.tensor([[5.0, 5.0]]), 2
