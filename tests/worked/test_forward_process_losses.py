@@ -26,7 +26,7 @@ def latents(*rows: list[float]) -> Tensor:
 
 
 def test_optimality_by_hand():
-    found = checked(losses.optimality_prob)(torch.tensor([-10.0, 0.0, 1.0, 5.0]), 5.0)
+    found = checked(losses.optimality_prob)(torch.tensor([-10.0, 0.0, 1.0, 10.0]), 5.0)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.5, 0.6, 1.0]))
 
 

@@ -83,6 +83,16 @@ def test_cpo_of_a_tie_weighs_both_errors():
     assert (with_term - without).item() == pytest.approx(0.1 * 2.0)
 
 
+def test_the_winners_own_term_is_a_mean_over_pairs():
+    error_w, error_l = leaf(1.0, 3.0), leaf(2.0, 4.0)
+    share = torch.tensor([0.25, 0.5], dtype=torch.float64)
+    for given, term in ((None, (1 + 3) / 2), (share, (0.25 * 1 + 0.75 * 2 + 0.5 * (3 + 4)) / 2)):
+        with_term, without = (
+            preference.cpo_loss(error_w, error_l, 2.0, weight, given) for weight in (0.1, 0.0)
+        )
+        assert (with_term - without).item() == pytest.approx(0.1 * term)
+
+
 def test_dco_gates_each_sample_or_the_batch():
     gain = leaf(LOG3, -LOG3)
     loss = checked(preference.dco_loss)(gain, 1.0)

@@ -34,7 +34,7 @@ class ImplicitPredictions(NamedTuple):
 def optimality_prob(advantage: Float[Tensor, " b"], limit: float) -> Float[Tensor, " b"]:
     """NFT's q = ½ + ½ clip(A / limit, -1, 1), in [0, 1]: how much an image counts as a good one.
 
-    Worked: A = (-10, 0, 1, 5) with a limit of 5 gives (0, 0.5, 0.6, 1).
+    Worked: A = (-10, 0, 1, 10) with a limit of 5 gives (0, 0.5, 0.6, 1).
     """
     return 0.5 + 0.5 * (advantage / limit).clamp(-1, 1)
 
@@ -150,7 +150,7 @@ def group_preference_loss(
     scores = sums / count[:, None]
     right = (scores < 0).float() + 0.5 * (scores == 0).float()
     return GroupPreference(
-        torch.nn.functional.softplus(scores).mean() / dgpo_beta, right.mean().detach()
+        torch.nn.functional.softplus(scores).mean() / dgpo_beta, right.mean()
     )
 
 

@@ -133,5 +133,5 @@ def leaving(
 
     Worked: ρ = (2, 0.5, 2), A = (1, 1, 1), D = (3, 3, 1) with a limit of 3: (True, False, False).
     """
-    away = log_ratio.detach().sign() * advantage.sign() > 0
-    return (divergence.detach() >= limit) & away
+    away = log_ratio.sign() * advantage.sign() > 0
+    return (divergence >= limit) & away
