@@ -118,7 +118,11 @@ def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Pa
             for name, arm in claim.arms.items()
             if arm.in_quick or not quick
         }
-        lacking = [name for name, runs in arms.items() if any(run.result is None for run in runs)]
+        lacking = [
+            name
+            for name, runs in arms.items()
+            if any(run.result is None or run.base.result is None for run in runs)
+        ]
         if lacking and not claim.every_method:
             print(f"claim {claim.number}: not yet run: {', '.join(lacking)}", file=sys.stderr)
             continue

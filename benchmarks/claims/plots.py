@@ -92,19 +92,10 @@ def _best_of_n(axes: Axes, models: Figures) -> None:
         counts = [int(n) for n in shown]
         color = (BLUE, ORANGE, RED, GREY, "black")[number % 5]
         levels = [100 * shown[str(n)]["value"] for n in counts]
-        axes.plot(counts, levels, "o-", markersize=4, linewidth=1.5, color=color)
-        axes.annotate(
-            model,
-            (counts[-1], levels[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=color,
-        )
+        axes.plot(counts, levels, "o-", markersize=4, linewidth=1.5, color=color, label=model)
+    axes.legend(frameon=False, fontsize=8)
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(n) for n in counts])
-    axes.set_xlim(0.9, 4 * counts[-1])
     axes.set_xlabel("n, of which the highest reward is shown")
     axes.set_ylabel("prompt-correct, %")
     _bare(axes)
