@@ -149,9 +149,7 @@ def group_preference_loss(
     sums = terms.new_zeros((len(count), terms.shape[1])).index_add(0, places, terms)
     scores = sums / count[:, None]
     right = (scores < 0).float() + 0.5 * (scores == 0).float()
-    return GroupPreference(
-        torch.nn.functional.softplus(scores).mean() / dgpo_beta, right.mean()
-    )
+    return GroupPreference(torch.nn.functional.softplus(scores).mean() / dgpo_beta, right.mean())
 
 
 def gone_far(
