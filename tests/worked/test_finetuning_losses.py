@@ -120,6 +120,15 @@ def test_output_anchor_by_hand():
     assert float(loss) == pytest.approx(8.0)
 
 
+def test_the_anchor_is_a_mean_over_samples():
+    prediction, target = torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
+    reference = torch.tensor([2.0, 4.0]).view(2, 1, 1, 1)
+    weight = torch.tensor([1.0, 3.0])
+    loss = weighted_denoising.output_anchored_loss(prediction, target, reference, weight, 0.5)
+    # (1 · 1 + 3 · 1) / 2 + 0.5 · (4 + 16) / 2.
+    assert float(loss) == pytest.approx(2.0 + 5.0)
+
+
 REWARD = torch.tensor([1.0, 3.0, 5.0, 5.0])
 GROUP = torch.tensor([0, 0, 1, 1])
 
