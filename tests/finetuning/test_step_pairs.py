@@ -120,13 +120,21 @@ def test_the_loss_is_that_of_the_pairs_one_by_one(build, policy):
         margin = log_ratio[winner].clamp(low, high) - log_ratio[loser].clamp(low, high)
         expected += math.log(1 + math.exp(-0.1 * float(margin))) / len(batch)
     assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-6)
-    metrics = output.metrics
-    margins = log_ratio[batch.winner] - log_ratio[batch.loser]
-    assert float(metrics["implicit_acc"]) == pytest.approx(float((margins > 0).float().mean()))
-    assert float(metrics["reference_log_ratio_w"]) == pytest.approx(
-        float(log_ratio[batch.winner].mean())
+    winners, losers = log_ratio[batch.winner], log_ratio[batch.loser]
+    sides = torch.cat([winners, losers])
+    outside = (sides < low) | (sides > high)
+    assert not any(value.requires_grad for value in output.metrics.values())
+    assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(
+        {
+            "implicit_acc": float((winners > losers).float().mean()),
+            "reference_log_ratio_w": float(winners.mean()),
+            "reference_log_ratio_l": float(losers.mean()),
+            "ratio_deviation_max": max(abs(math.exp(value) - 1) for value in sides.tolist()),
+            "clip_fraction": float(outside.float().mean()),
+        },
+        rel=1e-4,
+        abs=1e-7,
     )
-    assert float(metrics["ratio_deviation_max"]) > 0
 
 
 def test_a_policy_far_from_the_reference_is_clipped_and_learns_nothing(build, policy):

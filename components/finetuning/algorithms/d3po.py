@@ -119,13 +119,12 @@ class StepPreference:
         log_ratio = self._log_prob(policy, batch, "train") - reference
         ratio_w, ratio_l = log_ratio[batch.winner], log_ratio[batch.loser]
         loss = step_preference_loss(ratio_w, ratio_l, self.dpo_beta, self.clip_range)
-        margin = (ratio_w - ratio_l).detach()
         # Every one of these is a mean over pairs, as is the loss: see `fit`.
         sides = torch.cat([ratio_w, ratio_l]).detach()
         return LossOutput(
             loss,
             {
-                "implicit_acc": (margin > 0).float().mean(),
+                "implicit_acc": (ratio_w > ratio_l).float().mean(),
                 "reference_log_ratio_w": ratio_w.detach().mean(),
                 "reference_log_ratio_l": ratio_l.detach().mean(),
                 "ratio_deviation_max": (sides.exp() - 1).abs().max(),
