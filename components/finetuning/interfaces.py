@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -51,6 +51,12 @@ class Round(Generic[B]):
     """Figures of the round, for the curves (`reward`, `value_loss`, `dropped_groups` ...)."""
     drift: Mapping[str, float] = field(default_factory=dict)
     """Brightness, saturation and diversity of the policy's images; empty where it drew none."""
+
+    def unwatched(self, name: str) -> Round[B]:
+        """The same round, with a figure of `drift` that is told but that no tripwire watches."""
+        told = {**self.metrics, name: self.drift[name]}
+        watched = {kept: value for kept, value in self.drift.items() if kept != name}
+        return replace(self, metrics=told, drift=watched)
 
 
 class Experience(Protocol[B]):

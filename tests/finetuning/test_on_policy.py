@@ -217,6 +217,16 @@ def test_the_window_of_mix_grpo_moves_from_round_to_round(build, policy, method)
     assert collect(resumed, policy, 4)[0].metrics["first_noisy_step"] == 0
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_tripwire_watches_a_diversity_that_the_window_decides(build, policy, shared):
+    experience = build(METHODS["mix_grpo"] | {"shared_noise": shared}).experience
+    for number in range(2):
+        collected, _ = collect(experience, policy, number)
+        assert ("diversity" in collected.drift) is not shared
+        # It is told all the same.
+        assert {**collected.metrics, **collected.drift}["diversity"] > 0
+
+
 @pytest.mark.parametrize("method", [METHODS["mix_grpo"]], ids=["mix_grpo"])
 def test_outside_of_the_window_mix_grpo_follows_the_ode(build, policy, method):
     experience = build(method).experience

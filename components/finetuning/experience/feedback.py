@@ -187,10 +187,9 @@ class FeedbackRounds:
             QuarantinedData, GuardError: scores or rewards that must not be trained on.
             SettingsError: a labeller's answer has another shape than the request.
         """
-        found = self.rounds.collect(policy, generator)
         # Images from neighbouring start noise are alike by design: no tripwire watches that.
-        drift = {name: value for name, value in found.drift.items() if name != "diversity"}
-        return replace(found, metrics={**found.metrics, **found.drift, **self.figures}, drift=drift)
+        found = self.rounds.collect(policy, generator).unwatched("diversity")
+        return replace(found, metrics={**found.metrics, **self.figures})
 
     def _start(self, places: Sequence[int], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Noise near that of liked images, N(0, I) for prompts without any."""

