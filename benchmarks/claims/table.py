@@ -225,7 +225,7 @@ def _of(name: str) -> Arm:
     if name in ("supervised", "lee2023", "hive"):
         return Arm(name, {"num_images": NUM_IMAGES})
     if name == "mix_grpo":
-        return Arm(name, {"rounds_per_window": 2})
+        return Arm(name, {"rounds_per_window": 3})
     return Arm(name)
 
 
@@ -237,8 +237,9 @@ CLAIMS = (
             "dpok": Arm("dpok"),
             "dpok, no KL": Arm("dpok", {"kl_weight": 0.0}),
             "supervised": _of("supervised"),
+            # KL-D with γ = 0 weighs by max(r, 0). Without the maximum nothing holds r < 0.
             "supervised, no KL": Arm(
-                "supervised", {"kl": "none", "num_images": NUM_IMAGES}, in_quick=False
+                "supervised", {"kl_weight": 0.0, "num_images": NUM_IMAGES}, in_quick=False
             ),
         },
         compare("dpok", "supervised"),
