@@ -91,6 +91,36 @@ def looks(run: Run) -> list[dict[str, float]]:
     return [row for row in _result(run).get("curves", []) if "validation_reward" in row]
 
 
+def at_rise(runs: Sequence[Run], rise: float) -> dict[str, Any]:
+    """What judge and diversity had come to when the validation reward had first risen so far.
+
+    Changes since the first look, linear between two looks: the judge's in shares of images, that of
+    diversity in shares of the base's. None where the reward never rose so far.
+    """
+    found = [_at_rise(looks(run), rise) for run in runs]
+    reached = [change for change in found if change is not None]
+    table: dict[str, Any] = {"reached": f"{len(reached)} of {len(found)}"}
+    for place, name in enumerate(("judge", "diversity")):
+        by_seed = [change and change[place] for change in found]
+        mean = float(np.mean([change[place] for change in reached])) if reached else None
+        table[name] = {"value": mean, "by_seed": by_seed}
+    return table
+
+
+def _at_rise(rows: Sequence[dict[str, float]], rise: float) -> tuple[float, float] | None:
+    start = rows[0]
+    for before, after in itertools.pairwise(rows):
+        risen = [row["validation_reward"] - start["validation_reward"] for row in (before, after)]
+        if risen[1] >= rise > risen[0]:
+            share = (rise - risen[0]) / (risen[1] - risen[0])
+            judge, spread = (
+                before[name] + share * (after[name] - before[name])
+                for name in ("judge", "validation_diversity")
+            )
+            return judge - start["judge"], spread / start["validation_diversity"] - 1
+    return None
+
+
 def _looks(run: Run, curve: Curve, cost: str) -> list[tuple[float, float]]:
     spent, seen, found = 0.0, 0.0, []
     for row in _result(run)["curves"]:

@@ -58,9 +58,9 @@ def _arms(figures: Figures) -> Iterator[str]:
     whole = figures["claim"] == "9"
     yield (
         "| arm | correct | gain, unseen prompts | gain, seen prompts | reward gain | diversity |"
-        + (" what it says |" if whole else "")
+        + (f" at reward {figures['reward_rise']:+.1f} | what it says |" if whole else "")
     )
-    yield "| --- | --- | --- | --- | --- | --- |" + (" --- |" if whole else "")
+    yield "| --- | --- | --- | --- | --- | --- |" + (" --- | --- |" if whole else "")
     for name, arm in figures["arms"].items():
         share = arm["diversity"]["value"] / arm["base_diversity"]["value"]
         cells = [
@@ -72,8 +72,16 @@ def _arms(figures: Figures) -> Iterator[str]:
             f"{100 * share:.0f} %",
         ]
         if whole:
+            cells.append(_at_rise(figures["at_rise"][name]))
             cells.append(_says(arm["gain"], METHODS.get(name, "")))
         yield f"| {' | '.join(cells)} |"
+
+
+def _at_rise(found: Figures) -> str:
+    if found["judge"]["value"] is None:
+        return "not reached"
+    judge, diversity = (100 * found[name]["value"] for name in ("judge", "diversity"))
+    return f"judge {judge:+.0f}, diversity {diversity:+.0f} % ({found['reached']} seeds)"
 
 
 def _says(gain: Figures, why: str) -> str:

@@ -130,6 +130,7 @@ def pairs_of(*names: tuple[str, str]) -> Callable[[Arms], dict[str, Any]]:
                     ),
                 }
                 for ours, theirs in names
+                if ours in arms  # not all are in the quick form
             },
         }
 
@@ -163,10 +164,16 @@ def labels_needed(arms: Arms) -> dict[str, Any]:
     return {"arms": against_base(arms), "labels": table, "rise": RISE}
 
 
+REWARD_RISE = 0.2
+"""In standard deviations, at which judge and diversity are asked for: who has hacked the reward."""
+
+
 def everything(arms: Arms) -> dict[str, Any]:
     """Every arm, and the curves of its looks: reward, judge, diversity."""
     return {
         "arms": against_base(arms),
+        "reward_rise": REWARD_RISE,
+        "at_rise": {name: measures.at_rise(runs, REWARD_RISE) for name, runs in arms.items()},
         "curves": {name: [measures.looks(run) for run in runs] for name, runs in arms.items()},
     }
 
@@ -246,14 +253,22 @@ CLAIMS = (
     ),
     Claim(
         "2",
-        "PRDP against DDPO on many prompts seen few times, and on few prompts",
+        "PRDP against DDPO on many prompts seen few times, on few prompts, and at a high rate",
         {
             "prdp": Arm("prdp"),
             "ddpo": Arm("ddpo"),
             "prdp, few prompts": Arm("prdp", prompts_per_category=FEW),
             "ddpo, few prompts": Arm("ddpo", prompts_per_category=FEW),
+            **{
+                f"{name}, rate x 4": Arm(name, {"learning_rate": 4.0e-3}, in_quick=False)
+                for name in ("prdp", "ddpo")
+            },
         },
-        pairs_of(("prdp", "ddpo"), ("prdp, few prompts", "ddpo, few prompts")),
+        pairs_of(
+            ("prdp", "ddpo"),
+            ("prdp, few prompts", "ddpo, few prompts"),
+            ("prdp, rate x 4", "ddpo, rate x 4"),
+        ),
     ),
     Claim(
         "3",

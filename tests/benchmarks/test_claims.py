@@ -78,6 +78,24 @@ def test_cost_is_what_was_spent_before_the_look_that_reached_the_target(made: Ma
     )
 
 
+def test_what_a_rise_of_the_reward_has_cost(made: Make) -> None:
+    rows = [
+        {"validation_reward": 0.1, "judge": 0.3, "validation_diversity": 0.20},
+        {"validation_reward": 0.0, "judge": 0.3, "validation_diversity": 0.20},
+        {"validation_reward": 0.4, "judge": 0.5, "validation_diversity": 0.10},
+    ]
+    rose, fell = made("ours", 1, [0, 0, 0, 0]), made("theirs", 2, [0, 0, 0, 0])
+    write_json(rose.path, {"curves": [{"update": 0.0}, *rows]})
+    write_json(fell.path, {"curves": rows[:2]})
+    # 0.2 above the first look is three quarters of the way from the second to the third.
+    found = measures.at_rise([rose, fell], 0.2)
+    assert found["judge"]["by_seed"] == [pytest.approx(0.15), None]
+    assert found["judge"]["value"] == pytest.approx(0.15)
+    assert found["diversity"]["value"] == pytest.approx(0.125 / 0.2 - 1)
+    assert found["reached"] == "1 of 2"
+    assert measures.at_rise([fell], 0.2)["diversity"]["value"] is None
+
+
 def test_mistakes_of_people_are_taken_out_of_what_they_call_good(made: Make) -> None:
     run = made("ours", 1, [0, 0, 0, 0], judge=[0.3, 0.5])
     labels = {"arguments": {"flip_probability": 0.1}}
