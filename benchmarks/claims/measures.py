@@ -141,6 +141,8 @@ def _right(run: Run, good: float) -> float:
 
 
 def _crossing(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
+    if points[0][1] >= wanted:
+        return points[0][0]
     for (cost_before, before), (cost_after, after) in itertools.pairwise(points):
         if after >= wanted > before:
             return cost_before + (wanted - before) / (after - before) * (cost_after - cost_before)

@@ -77,10 +77,12 @@ def _other_panel(figures: Figures) -> Callable[[Axes], None] | None:
     if "pairs" in figures:
         return lambda axes: _win_rates(axes, figures["pairs"])
     if "cost" in figures:
-        return lambda axes: _costs(axes, figures["cost"])
+        return lambda axes: _costs(axes, figures["cost"], figures["to"])
     if "labels" in figures:
         return lambda axes: _costs(
-            axes, {name: {"labels": row["from N(0, I)"]} for name, row in figures["labels"].items()}
+            axes,
+            {name: {"labels": row["from N(0, I)"]} for name, row in figures["labels"].items()},
+            "rise",
         )
     if "best_of_n" in figures:
         return lambda axes: _best_of_n(axes, figures["best_of_n"])
@@ -114,7 +116,7 @@ def _win_rates(axes: Axes, pairs: Figures) -> None:
     _bare(axes)
 
 
-def _costs(axes: Axes, costs: Figures) -> None:
+def _costs(axes: Axes, costs: Figures, to: str) -> None:
     names = list(costs)[::-1]
     what = next(iter(next(iter(costs.values()))))
     for place, name in enumerate(names):
@@ -130,7 +132,7 @@ def _costs(axes: Axes, costs: Figures) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"{what} to the same rise (ticks: seeds)")
+    axes.set_xlabel(f"{what} to the same {to} (ticks: seeds)")
     _bare(axes)
 
 

@@ -46,7 +46,7 @@ def _claim(figures: Figures, results: Path) -> Iterator[str]:
     if "pairs" in figures:
         yield from _pairs(figures["pairs"])
     if "cost" in figures:
-        yield from _costs(figures["cost"])
+        yield from _costs(figures["cost"], figures["to"])
     if "labels" in figures:
         yield from _labels(figures)
     if "best_of_n" in figures:
@@ -107,9 +107,9 @@ def _pairs(pairs: Figures) -> Iterator[str]:
 _TO_BEST = "updates to the rival's best"
 
 
-def _costs(costs: Figures) -> Iterator[str]:
+def _costs(costs: Figures, to: str) -> Iterator[str]:
     names = list(next(iter(costs.values())))
-    yield f"\n| to the same rise | {' | '.join(names)} |"
+    yield f"\n| to the same {to} | {' | '.join(names)} |"
     yield f"| --- |{' --- |' * len(names)}"
     for arm, row in costs.items():
         yield f"| {arm} | {' | '.join(_cost(row[name]) for name in names)} |"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.claims import measures
 from benchmarks.claims.runs import PROFILES, ROUNDS, Run
@@ -85,11 +85,16 @@ def compare(ours: str, theirs: str) -> Callable[[Arms], dict[str, Any]]:
 
 
 def cost(
-    ours: Sequence[str], theirs: str, curve: measures.Curve, *costs: str, share: float = 0.8
+    ours: Sequence[str],
+    theirs: str,
+    curve: measures.Curve,
+    *costs: str,
+    to: Literal["rise", "level"] = "rise",
+    share: float = 0.8,
 ) -> Callable[[Arms], dict[str, Any]]:
     """What it costs each arm to rise by `share` of the rival's own rise on a curve.
 
-    From where each starts: on another base the rival's level would be reached by doing nothing.
+    Each from where it starts; or to the `level` that the rival has then, wherever it starts.
     """
 
     def figures(arms: Arms) -> dict[str, Any]:
@@ -101,13 +106,13 @@ def cost(
             if name not in arms:
                 continue  # in the quick form
             target = [
-                measures.first(run, curve) + rise
-                for run, rise in zip(arms[name], rises, strict=True)
+                measures.first(start, curve) + rise
+                for start, rise in zip(arms[theirs if to == "level" else name], rises, strict=True)
             ]
             table[name] = {
                 what: measures.cost_to_reach(arms[name], target, curve, what) for what in costs
             }
-        return {"arms": against_base(arms), "cost": table}
+        return {"arms": against_base(arms), "cost": table, "to": to}
 
     return figures
 
@@ -298,7 +303,7 @@ CLAIMS = (
         "5",
         "RLCM reaches a reward level sooner than DDPO",
         {"rlcm": Arm("rlcm"), "ddpo": Arm("ddpo")},
-        cost(("rlcm",), "ddpo", "validation_reward", "images", "update"),
+        cost(("rlcm",), "ddpo", "validation_reward", "images", "update", to="level"),
     ),
     Claim(
         "6",

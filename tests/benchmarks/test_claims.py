@@ -70,6 +70,8 @@ def test_cost_is_what_was_spent_before_the_look_that_reached_the_target(made: Ma
     )
     never = measures.cost_to_reach([run], [0.7], "judge", "images")
     assert never["value"] is None and never["reached"] == "0 of 1"
+    # It was there before anything was spent.
+    assert measures.cost_to_reach([run], [0.1], "judge", "images")["by_seed"] == [0.0]
     assert measures.first(run, "judge") == 0.2
     assert measures.best(run, "judge") == 0.6
     # The rows of a round's further updates tell of the same images.
