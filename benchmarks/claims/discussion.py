@@ -20,10 +20,10 @@ DISCUSSION: dict[str, str] = {
     "come back, and it is of no use to prompts that do not.",
     "4": UNFINISHED + " Both errors have a calibrated β, the same pairs and the same updates. "
     "Features learn more slowly here and keep more diversity, for DPO, CPO and SFT alike: the "
-    "claim does not reproduce. Its paper's features are those of a U-Net of 860 million weights, which "
-    "know more of what people see than its latents do. Here latents are of drawings of 64 pixels, "
-    "in which colour, count and place are easily read, and features have little to add. The "
-    "temperature was the larger matter: a fifth of it doubled DPO's gain.",
+    "claim does not reproduce. Its paper's features are those of a U-Net of 860 million weights, "
+    "which know more of what people see than its latents do. Here latents are of drawings of 64 "
+    "pixels, in which colour, count and place are easily read, and features have little to add. "
+    "The temperature was the larger matter: a fifth of it doubled DPO's gain.",
     "5": UNFINISHED + " The consistency base starts nearer to the level, which is the part of the "
     "claim that holds. Its other part, fewer steps, does not apply: DDPO has five here and RLCM "
     "four, where the paper has fifty against eight.",
