@@ -61,7 +61,8 @@ def cost_to_reach(
         cost: a column of the curves that grows: `images`, `update`, `labels`.
 
     Returns:
-        `by_seed` (None where the target was never reached) and the mean of those that did.
+        `by_seed` (None where the target was never reached), the mean of those that did, and what
+        was spent by the last look of the longest run.
     """
     by_seed = [
         _crossing(_looks(run, curve, cost), wanted)
@@ -72,6 +73,7 @@ def cost_to_reach(
         "value": float(np.mean(reached)) if reached else None,
         "by_seed": by_seed,
         "reached": f"{len(reached)} of {len(by_seed)}",
+        "spent": max(_looks(run, curve, cost)[-1][0] for run in runs),
         "target": list(target),
     }
 

@@ -123,7 +123,8 @@ def _costs(axes: Axes, costs: Figures, to: str) -> None:
         found = costs[name][what]
         reached = [value for value in found["by_seed"] if value is not None]
         if found["value"] is None:
-            axes.text(0, place, " not reached", va="center", fontsize=8, color=GREY)
+            words = f" not reached with {found['spent']:,.0f}"
+            axes.text(0, place, words, va="center", fontsize=8, color=GREY)
             continue
         axes.barh(place, found["value"], color=ORANGE, height=0.55)
         axes.plot(reached, [place] * len(reached), "|", color="black", markersize=9)

@@ -154,5 +154,5 @@ def _points(estimate: Figures) -> str:
 
 def _cost(found: Figures) -> str:
     if found["value"] is None:
-        return "not reached"
+        return f"not reached with {found['spent']:,.0f}"
     return f"{found['value']:,.0f} ({found['reached']} seeds)"

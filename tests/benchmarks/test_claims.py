@@ -69,7 +69,7 @@ def test_cost_is_what_was_spent_before_the_look_that_reached_the_target(made: Ma
         [200 + 100 * 2 / 3]
     )
     never = measures.cost_to_reach([run], [0.7], "judge", "images")
-    assert never["value"] is None and never["reached"] == "0 of 1"
+    assert (never["value"], never["reached"], never["spent"]) == (None, "0 of 1", 300.0)
     # It was there before anything was spent.
     assert measures.cost_to_reach([run], [0.1], "judge", "images")["by_seed"] == [0.0]
     assert measures.first(run, "judge") == 0.2
