@@ -17,11 +17,11 @@ DISCUSSION: dict[str, str] = {
     "nothing collapses in so few. At four times the rate it is PRDP that breaks: nothing bounds a "
     "single update of its regression but the clip, which binds only from a round's second one on.",
     "3": UNFINISHED + " In the rounds themselves, whose noise is refined by what was liked, HERO "
-    "needs about a quarter of D3PO's labels, which is the claim. Part of it is selection: prompts "
-    "come back, and images near good ones are drawn again. From N(0, I), where only what the LoRA "
-    "has learnt counts, HERO gets to the target with every share of mistakes, and D3PO does not "
-    "with the labels that it had. A fixed reward, which is never tired and never wrong at random, "
-    "is asked less often than people are by HERO. Mistakes cost both methods labels.",
+    "needs fewer labels than D3PO on every seed, about a quarter on one of them, and the other's "
+    "D3PO never gets there: the claim's direction holds. Part of it is selection: prompts come "
+    "back, and images near good ones are drawn again. From N(0, I), where only what the LoRA has "
+    "learnt counts, HERO gets to the target and D3PO does not with the labels that it had. "
+    "Mistakes cost both methods labels.",
     "4": UNFINISHED + " Both errors have a calibrated β, the same pairs and the same updates. "
     "Features learn more slowly here and keep more diversity, for DPO, CPO and SFT alike: the "
     "claim does not reproduce. Its paper's features are those of a U-Net of 860 million weights, "
