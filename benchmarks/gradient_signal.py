@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
 from torch import Tensor
 
 from benchmarks.claims import worlds
-from benchmarks.claims.runs import PROFILES
+from benchmarks.claims.runs import read_profile
 from components.contracts.artifacts import write_json
 from components.contracts.seeds import torch_generator
 from components.contracts.settings import BaseSettings, load_run
@@ -102,7 +101,7 @@ def main() -> int:
 def _profile(
     name: str, base_changes: dict[str, Any], method_changes: dict[str, Any]
 ) -> tuple[Settings, BaseSettings]:
-    blocks = YAML(typ="safe").load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    blocks = read_profile(name)
     method = blocks["finetuning"]["method"] | {"prompts_per_round": NUM_PROMPTS} | method_changes
     settings = Settings.model_validate({"rounds": 1, "method": method})
     return settings, BaseSettings.model_validate(blocks["base"] | base_changes)
@@ -157,7 +156,7 @@ def _gradient(method: Method, context: MethodContext, number: int) -> Tensor:
 def _of(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         raise RuntimeError("a LoRA weight took no part in the loss")
-    return parameter.grad.clone()
+    return parameter.grad
 
 
 def _between(gradients: Sequence[Tensor]) -> float:

@@ -147,10 +147,10 @@ def _changes(node: ast.expr) -> Iterator[ast.expr]:
         yield ast.Compare(node.left, [first, *node.ops[1:]], node.comparators)  # type: ignore[list-item]
     elif isinstance(node, ast.BoolOp):
         yield ast.BoolOp(OPERATORS[type(node.op)](), node.values)  # type: ignore[arg-type]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        return
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        if not isinstance(node.value, bool):
-            whole = isinstance(node.value, int)
-            yield ast.Constant(node.value + 1 if whole else node.value * 2 + 0.5)
+        yield ast.Constant(node.value + 1 if isinstance(node.value, int) else node.value * 2 + 0.5)
     elif isinstance(node, ast.Call):
         yield from _renamed(node)
 

@@ -68,11 +68,11 @@ def cost_to_reach(
         _crossing(_looks(run, curve, cost), wanted)
         for run, wanted in zip(runs, target, strict=True)
     ]
-    reached = [value for value in by_seed if value is not None]
+    reached = sum(value is not None for value in by_seed)
     return {
-        "value": float(np.mean(reached)) if reached else None,
+        "value": _mean(by_seed),
         "by_seed": by_seed,
-        "reached": f"{len(reached)} of {len(by_seed)}",
+        "reached": f"{reached} of {len(by_seed)}",
         "spent": max(_looks(run, curve, cost)[-1][0] for run in runs),
         "target": list(target),
     }
@@ -99,28 +99,29 @@ def at_rise(runs: Sequence[Run], rise: float) -> dict[str, Any]:
     Changes since the first look, linear between two looks: the judge's in shares of images, that of
     diversity in shares of the base's. None where the reward never rose so far.
     """
-    found = [_at_rise(looks(run), rise) for run in runs]
-    reached = [change for change in found if change is not None]
-    table: dict[str, Any] = {"reached": f"{len(reached)} of {len(found)}"}
-    for place, name in enumerate(("judge", "diversity")):
-        by_seed = [change and change[place] for change in found]
-        mean = float(np.mean([change[place] for change in reached])) if reached else None
-        table[name] = {"value": mean, "by_seed": by_seed}
-    return table
+    judge, diversity = [], []
+    for run in runs:
+        rows = looks(run)
+        start = rows[0]
+        wanted = start["validation_reward"] + rise
+        seen, spread = (
+            _crossing([(row[name], row["validation_reward"]) for row in rows], wanted)
+            for name in ("judge", "validation_diversity")
+        )
+        judge.append(None if seen is None else seen - start["judge"])
+        diversity.append(None if spread is None else spread / start["validation_diversity"] - 1)
+    reached = sum(value is not None for value in judge)
+    return {
+        "reached": f"{reached} of {len(judge)}",
+        "judge": {"value": _mean(judge), "by_seed": judge},
+        "diversity": {"value": _mean(diversity), "by_seed": diversity},
+    }
 
 
-def _at_rise(rows: Sequence[dict[str, float]], rise: float) -> tuple[float, float] | None:
-    start = rows[0]
-    for before, after in itertools.pairwise(rows):
-        risen = [row["validation_reward"] - start["validation_reward"] for row in (before, after)]
-        if risen[1] >= rise > risen[0]:
-            share = (rise - risen[0]) / (risen[1] - risen[0])
-            judge, spread = (
-                before[name] + share * (after[name] - before[name])
-                for name in ("judge", "validation_diversity")
-            )
-            return judge - start["judge"], spread / start["validation_diversity"] - 1
-    return None
+def _mean(by_seed: Sequence[float | None]) -> float | None:
+    """Of the seeds that have a value; None where none has."""
+    found = [value for value in by_seed if value is not None]
+    return float(np.mean(found)) if found else None
 
 
 def _looks(run: Run, curve: Curve, cost: str) -> list[tuple[float, float]]:

@@ -92,13 +92,9 @@ class Run:
         return dict(read_json(self.path)) if self.path.exists() else None
 
     def _blocks(self) -> dict[str, Any]:
-        from ruamel.yaml import YAML
-
-        blocks: dict[str, Any] = {"finetuning": {}}
+        merged: dict[str, Any] = {"finetuning": {}}
         if self.profile != NONE:
-            text = (PROFILES / f"{self.profile}.yaml").read_text(encoding="utf-8")
-            blocks |= YAML(typ="safe").load(text)
-        merged = json.loads(json.dumps(blocks))
+            merged |= read_profile(self.profile)
         if self.profile != NONE:
             _merge(merged, {"finetuning": {"rounds": ROUNDS, "monitor": _MONITOR}})
             _halve(merged["finetuning"]["method"])
@@ -158,6 +154,14 @@ class Run:
         write_json(self.folder / "seconds.json", seconds)
 
 
+def read_profile(name: str) -> dict[str, Any]:
+    """The blocks of a method's profile, as they are in its file."""
+    from ruamel.yaml import YAML
+
+    text = (PROFILES / f"{name}.yaml").read_text(encoding="utf-8")
+    return json.loads(json.dumps(YAML(typ="safe").load(text)))
+
+
 @cache
 def weights_digest(path: str) -> str:
     """Of the network of a base model in the repository."""
@@ -174,13 +178,17 @@ _QUICK_MONITOR = {"every": 1, "prompts_per_category": 1, "samples_per_prompt": 2
 
 def _halve(method: dict[str, Any]) -> None:
     """Half as many prompts in a round, and half as many samples in an update."""
-    for key in ("prompts_per_round", "transitions_per_update", *_SAMPLES):
+    whole = ("prompts_per_round",) if method["name"] in WHOLE_ROUNDS else ()
+    for key in {"prompts_per_round", "transitions_per_update", *_SAMPLES}.difference(whole):
         if isinstance(method.get(key), int) and method[key] >= 12:
             method[key] //= 2
     if method["name"] == "dpok":
         method["buffer_size"] //= 2  # still on-policy
 
 
+WHOLE_ROUNDS = ("flow_grpo", "mix_grpo", "grpo_guard", "flow_dppo", "dance_grpo")
+"""Policy gradients on the flow, with twice the images of other methods: less of a round's gradient
+is signal, as `benchmarks.gradient_signal` tells."""
 _SAMPLES = ("pairs_per_update", "samples_per_update", "prompts_per_update")
 
 

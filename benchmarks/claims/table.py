@@ -233,17 +233,11 @@ NUM_IMAGES = 96 * ROUNDS
 
 
 def _of(name: str) -> Arm:
-    """A method as its profile has it, fitted to the length of a run.
-
-    Policy gradients on the flow have whole rounds, twice the images of the others: as
-    `benchmarks.gradient_signal` tells, less of their gradients is signal.
-    """
+    """A method as its profile has it, fitted to the length of a run."""
     if name in ("supervised", "lee2023", "hive"):
         return Arm(name, {"num_images": NUM_IMAGES})
     if name == "mix_grpo":
-        return Arm(name, {"prompts_per_round": 24, "rounds_per_window": 3})
-    if name in ("flow_grpo", "grpo_guard", "flow_dppo", "dance_grpo"):
-        return Arm(name, {"prompts_per_round": 24})
+        return Arm(name, {"rounds_per_window": 3})
     return Arm(name)
 
 
@@ -320,7 +314,7 @@ CLAIMS = (
         {
             "nft": Arm("nft"),
             "mix_grpo": replace(_of("mix_grpo"), in_quick=False),
-            "flow_grpo": _of("flow_grpo"),
+            "flow_grpo": Arm("flow_grpo"),
         },
         cost(("nft", "mix_grpo"), "flow_grpo", "validation_reward", "images", "update"),
     ),

@@ -54,8 +54,9 @@ class Round(Generic[B]):
 
     def unwatched(self, name: str) -> Round[B]:
         """The same round, with a figure of `drift` that is told but that no tripwire watches."""
-        told = {**self.metrics, name: self.drift[name]}
-        watched = {kept: value for kept, value in self.drift.items() if kept != name}
+        told, watched = dict(self.metrics), dict(self.drift)
+        if name in watched:
+            told[name] = watched.pop(name)
         return replace(self, metrics=told, drift=watched)
 
 
