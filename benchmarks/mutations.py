@@ -5,8 +5,8 @@
 Faults are those that this mathematics invites: a sign, a factor, an index off by one, a mean for a
 sum, a minimum for a maximum, a forgotten detach. General mutation tools know operators and numbers
 but no reductions, which is why this is not one of them. A fault is planted in memory, never in a
-file: each is tried in a forked process that imports the changed module. Tests are those whose text
-names something that the module defines. What survives is listed in
+file: each is tried in a forked process that imports the changed module. Tests are those that import
+the module, then those whose text names something that it defines. What survives is listed in
 `benchmarks/results/mutations.json`; the same command goes on where an interrupted one stopped.
 """
 
@@ -17,6 +17,7 @@ import ast
 import hashlib
 import importlib.abc
 import importlib.util
+import math
 import os
 import re
 import signal
@@ -41,8 +42,9 @@ FOLDERS = (
 DIFFUSION = ("noise.py", "samplers.py", "flow_sampler.py", "consistency_sampler.py")
 """The samplers; the rest of that folder is no mathematics."""
 TESTS = ("tests/worked", "tests/limits", "tests/laws", "tests/parity", "tests/finetuning")
-SECONDS = 180
-"""A mutant that runs longer (a loop without an end) counts as caught."""
+PATIENCE = 5
+"""A mutant that runs so many times longer than the tests need (a loop without an end) counts as
+caught."""
 
 SWAPS = {
     "mean": "sum",
@@ -181,10 +183,10 @@ def _replace(tree: ast.Module, place: ast.expr, changed: ast.expr) -> ast.Module
 
 
 def tests_of(path: Path) -> list[str]:
-    """Test files that name something the module defines, quickest kinds first; and, for a method,
-    the tests that hold for every method."""
+    """Test files that import the module, then those that name something it defines; and, for a
+    method, the tests that hold for every method."""
+    module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    # A function called `gain` is named by half of all tests: small names count with their module.
     names = [path.stem] + [
         node.name
         for node in tree.body
@@ -193,23 +195,37 @@ def tests_of(path: Path) -> list[str]:
         and (path.parent.name != "algorithms" or isinstance(node, ast.ClassDef))
     ]
     named = re.compile(rf"\b({'|'.join(names)})\b")
-    found = [
-        file.relative_to(ROOT).as_posix()
-        for folder in TESTS
-        for file in sorted((ROOT / folder).glob("test_*.py"))
-        if named.search(file.read_text(encoding="utf-8"))
-    ]
-    if path.parent.name == "algorithms":
-        found.append("tests/finetuning/test_laws.py")
-    return list(dict.fromkeys(found))
+    importing, naming = [], []
+    for file in (file for folder in TESTS for file in sorted((ROOT / folder).glob("test_*.py"))):
+        text = file.read_text(encoding="utf-8")
+        if module in _imported(text):
+            importing.append(file.relative_to(ROOT).as_posix())
+        elif named.search(text):
+            naming.append(file.relative_to(ROOT).as_posix())
+    common = ["tests/finetuning/test_laws.py"] if path.parent.name == "algorithms" else []
+    return list(dict.fromkeys([*importing, *common, *naming]))
 
 
-def start(mutant: Mutant | None, tests: list[str], method: str | None) -> int:
-    """Run the tests in a forked process that imports the mutant; returns the process."""
+def _imported(text: str) -> set[str]:
+    """Modules, and what might be modules, that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def start(mutant: Mutant | None, tests: list[str], method: str | None, seconds: float = 0.0) -> int:
+    """Run the tests in a forked process that imports the mutant; returns the process.
+
+    It ends after so many seconds, if any.
+    """
     child = os.fork()
     if child:
         return child
-    signal.alarm(SECONDS)
+    signal.alarm(math.ceil(seconds))
     if mutant is not None:
         _plant(mutant)
     import pytest
@@ -228,7 +244,9 @@ def start(mutant: Mutant | None, tests: list[str], method: str | None) -> int:
     os._exit(0 if status in (0, 5) else 1)
 
 
-def caught(found: Sequence[Mutant], tests: list[str], method: str | None, jobs: int) -> list[bool]:
+def caught(
+    found: Sequence[Mutant], tests: list[str], method: str | None, jobs: int, seconds: float
+) -> list[bool]:
     """Whether a test failed for each mutant, `jobs` of them at a time."""
     verdicts = [False] * len(found)
     running: dict[int, int] = {}
@@ -236,7 +254,7 @@ def caught(found: Sequence[Mutant], tests: list[str], method: str | None, jobs: 
     while waiting or running:
         while waiting and len(running) < jobs:
             number, mutant = waiting.pop(0)
-            running[start(mutant, tests, method)] = number
+            running[start(mutant, tests, method, seconds)] = number
         child, status = os.wait()
         verdicts[running.pop(child)] = status != 0
     return verdicts
@@ -272,7 +290,8 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     _, status = os.waitpid(start(None, tests, method), 0)
     if status:
         raise RuntimeError(f"{name}: its tests fail without a fault: {' '.join(tests)}")
-    verdicts = caught(found, tests, method, jobs)
+    patience = PATIENCE * (time.monotonic() - began)
+    verdicts = caught(found, tests, method, jobs, patience)
     survivors = [
         mutant.name for mutant, is_dead in zip(found, verdicts, strict=True) if not is_dead
     ]

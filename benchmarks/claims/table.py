@@ -25,12 +25,19 @@ class Arm:
     method: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the profile's block `method`."""
     prompts_per_category: int | None = None
+    rounds: int = ROUNDS
+    """More of them where a method is given the time to catch up."""
     in_quick: bool = True
     """The quick form leaves out what another arm of it runs line by line."""
 
     def runs(self, name: str, seeds: Sequence[int], quick: bool) -> list[Run]:
         """One run a seed."""
-        changes = {"finetuning": {"method": dict(self.method)}} if self.method else {}
+        changes: dict[str, Any] = {}
+        if self.method:
+            changes["method"] = dict(self.method)
+        if self.rounds != ROUNDS:
+            changes["rounds"] = self.rounds
+        changes = {"finetuning": changes} if changes else {}
         return [
             Run(name, seed, self.profile, changes, self.prompts_per_category, quick)
             for seed in seeds
@@ -241,6 +248,11 @@ def _of(name: str) -> Arm:
     return Arm(name)
 
 
+_ONE_IMAGE_A_PROMPT = {"prompts_per_round": 96, "group_size": 1, "baseline": "batch"}
+"""What DDPO is left with, by PRDP's account, where a prompt hardly ever comes back: it compares an
+image with the round, for there is no other of its prompt. Its profile here has eight of each."""
+
+
 CLAIMS = (
     Claim(
         "1",
@@ -264,6 +276,7 @@ CLAIMS = (
             "ddpo": Arm("ddpo"),
             "prdp, few prompts": Arm("prdp", prompts_per_category=FEW),
             "ddpo, few prompts": Arm("ddpo", prompts_per_category=FEW),
+            "ddpo, one image a prompt": Arm("ddpo", _ONE_IMAGE_A_PROMPT, in_quick=False),
             **{
                 f"{name}, rate x 4": Arm(name, {"learning_rate": 4.0e-3}, in_quick=False)
                 for name in ("prdp", "ddpo")
@@ -271,6 +284,7 @@ CLAIMS = (
         },
         pairs_of(
             ("prdp", "ddpo"),
+            ("prdp", "ddpo, one image a prompt"),
             ("prdp, few prompts", "ddpo, few prompts"),
             ("prdp, rate x 4", "ddpo, rate x 4"),
         ),
@@ -290,8 +304,24 @@ CLAIMS = (
     Claim(
         "4",
         "Noise-conditioned perception against the latent error: win rate and compute",
-        {name: _of(name) for name in METHODS if name.endswith(("_dpo", "cpo", "sft"))},
-        pairs_of(("ncp_dpo", "diffusion_dpo"), ("ncp_cpo", "cpo"), ("ncp_sft", "sft")),
+        {
+            **{name: _of(name) for name in METHODS if name.endswith(("_dpo", "cpo", "sft"))},
+            "ncp_dpo, twice the updates": Arm("ncp_dpo", rounds=2 * ROUNDS, in_quick=False),
+            # The pairs on which NCP's paper has its widest margin.
+            **{
+                f"{name}, absolute winners": Arm(
+                    name, {"pairs": {"winners": "absolute"}}, in_quick=False
+                )
+                for name in ("ncp_dpo", "diffusion_dpo")
+            },
+        },
+        pairs_of(
+            ("ncp_dpo", "diffusion_dpo"),
+            ("ncp_dpo, twice the updates", "diffusion_dpo"),
+            ("ncp_dpo, absolute winners", "diffusion_dpo, absolute winners"),
+            ("ncp_cpo", "cpo"),
+            ("ncp_sft", "sft"),
+        ),
     ),
     Claim(
         "5",
