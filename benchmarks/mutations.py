@@ -5,8 +5,8 @@
 Faults are those that this mathematics invites: a sign, a factor, an index off by one, a mean for a
 sum, a minimum for a maximum, a forgotten detach. General mutation tools know operators and numbers
 but no reductions, which is why this is not one of them. A fault is planted in memory, never in a
-file: each is tried in a forked process that imports the changed module. Tests are those that import
-the module, then those whose text names something that it defines. What survives is listed in
+file: each is tried in a forked process that imports the changed module. Tests are those whose text
+names the module or something of it, the quickest file first. What survives is listed in
 `benchmarks/results/mutations.json`; the same command goes on where an interrupted one stopped.
 """
 
@@ -183,9 +183,8 @@ def _replace(tree: ast.Module, place: ast.expr, changed: ast.expr) -> ast.Module
 
 
 def tests_of(path: Path) -> list[str]:
-    """Test files that import the module, then those that name something it defines; and, for a
-    method, the tests that hold for every method."""
-    module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    """Test files that name the module or something it defines; and, for a method, the tests that
+    hold for every method."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = [path.stem] + [
         node.name
@@ -195,26 +194,31 @@ def tests_of(path: Path) -> list[str]:
         and (path.parent.name != "algorithms" or isinstance(node, ast.ClassDef))
     ]
     named = re.compile(rf"\b({'|'.join(names)})\b")
-    importing, naming = [], []
-    for file in (file for folder in TESTS for file in sorted((ROOT / folder).glob("test_*.py"))):
-        text = file.read_text(encoding="utf-8")
-        if module in _imported(text):
-            importing.append(file.relative_to(ROOT).as_posix())
-        elif named.search(text):
-            naming.append(file.relative_to(ROOT).as_posix())
-    common = ["tests/finetuning/test_laws.py"] if path.parent.name == "algorithms" else []
-    return list(dict.fromkeys([*importing, *common, *naming]))
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for folder in TESTS
+        for file in sorted((ROOT / folder).glob("test_*.py"))
+        if named.search(file.read_text(encoding="utf-8"))
+    ]
+    if path.parent.name == "algorithms":
+        found.append("tests/finetuning/test_laws.py")
+    return list(dict.fromkeys(found))
 
 
-def _imported(text: str) -> set[str]:
-    """Modules, and what might be modules, that a file imports, inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
+def quickest_first(name: str, tests: list[str], method: str | None) -> tuple[list[str], float]:
+    """Test files by how long they take where nothing is wrong, and how long all take: [s].
+
+    Raises:
+        RuntimeError: one fails though nothing was planted.
+    """
+    seconds: dict[str, float] = {}
+    for test in tests:
+        began = time.monotonic()
+        _, status = os.waitpid(start(None, [test], method), 0)
+        if status:
+            raise RuntimeError(f"{name}: {test} fails without a fault")
+        seconds[test] = time.monotonic() - began
+    return sorted(tests, key=seconds.__getitem__), sum(seconds.values())
 
 
 def start(mutant: Mutant | None, tests: list[str], method: str | None, seconds: float = 0.0) -> int:
@@ -287,11 +291,8 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     found = list(mutants(path))
     method = path.stem if path.parent.name == "algorithms" else None
     began = time.monotonic()
-    _, status = os.waitpid(start(None, tests, method), 0)
-    if status:
-        raise RuntimeError(f"{name}: its tests fail without a fault: {' '.join(tests)}")
-    patience = PATIENCE * (time.monotonic() - began)
-    verdicts = caught(found, tests, method, jobs, patience)
+    ordered, seconds = quickest_first(name, tests, method) if found else (tests, 0.0)
+    verdicts = caught(found, ordered, method, jobs, PATIENCE * seconds)
     survivors = [
         mutant.name for mutant, is_dead in zip(found, verdicts, strict=True) if not is_dead
     ]

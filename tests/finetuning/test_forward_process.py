@@ -298,12 +298,14 @@ def test_awm_is_put_together_as_its_header_says(build, policy, method):
     assert off > 0.05
 
 
+@pytest.mark.parametrize("kl_weight", [0.3, 0.0])
 @pytest.mark.parametrize("compare_with", ["reference", "old"])
 @pytest.mark.parametrize("method", [METHODS["dgpo"]], ids=["flow"])
-def test_dgpo_is_put_together_as_its_header_says(build, policy, method, compare_with):
+def test_dgpo_is_put_together_as_its_header_says(build, policy, method, compare_with, kl_weight):
     made = build(
         method
-        | {"kl_weight": 0.3, "dgpo_beta": 3.0, "clip_range": 0.01, "compare_with": compare_with}
+        | {"dgpo_beta": 3.0, "clip_range": 0.01}
+        | {"kl_weight": kl_weight, "compare_with": compare_with}
     )
     batch, rows, said = moved_rows(made, policy, shared_in_groups=True)
     error = {name: squared(velocity, rows.target).view(3, 2) for name, velocity in said.items()}
@@ -314,10 +316,12 @@ def test_dgpo_is_put_together_as_its_header_says(build, policy, method, compare_
     scores = (batch.advantage[:, None] * 3.0 * (held - error[compare_with])).sum(0) / 3
     expected = -torch.nn.functional.logsigmoid(-scores).mean() / 3.0
     kl = squared(said["train"], said["reference"]).mean()
-    metrics = check(made, policy, batch, expected + 0.3 * kl)
+    metrics = check(made, policy, batch, expected + kl_weight * kl)
     assert metrics["clip_fraction"] == pytest.approx(float(far.float().mean()))
     assert metrics["implicit_acc"] == float((scores.detach() < 0).float().mean())
     assert metrics["ratio_mean"] == pytest.approx(float(ratio.mean()), rel=1e-4)
+    off = float((ratio - 1).abs().max())
+    assert metrics["ratio_deviation_max"] == pytest.approx(off, rel=1e-3)
     assert 0 < float(far.float().mean()) < 1
 
 
