@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -42,6 +43,8 @@ FOLDERS = (
 DIFFUSION = ("noise.py", "samplers.py", "flow_sampler.py", "consistency_sampler.py")
 """The samplers; the rest of that folder is no mathematics."""
 TESTS = ("tests/worked", "tests/limits", "tests/laws", "tests/parity", "tests/finetuning")
+LAWS = "tests/finetuning/test_laws.py"
+"""What holds for every method: a method's own cases are chosen by its name."""
 PATIENCE = 5
 """A mutant that runs so many times longer than the tests need (a loop without an end) counts as
 caught."""
@@ -201,24 +204,22 @@ def tests_of(path: Path) -> list[str]:
         if named.search(file.read_text(encoding="utf-8"))
     ]
     if path.parent.name == "algorithms":
-        found.append("tests/finetuning/test_laws.py")
+        found.append(LAWS)
     return list(dict.fromkeys(found))
 
 
-def quickest_first(name: str, tests: list[str], method: str | None) -> tuple[list[str], float]:
-    """Test files by how long they take where nothing is wrong, and how long all take: [s].
+@cache
+def seconds_of(test: str, method: str | None) -> float:
+    """How long a test file takes where nothing is wrong.
 
     Raises:
-        RuntimeError: one fails though nothing was planted.
+        RuntimeError: it fails though nothing was planted.
     """
-    seconds: dict[str, float] = {}
-    for test in tests:
-        began = time.monotonic()
-        _, status = os.waitpid(start(None, [test], method), 0)
-        if status:
-            raise RuntimeError(f"{name}: {test} fails without a fault")
-        seconds[test] = time.monotonic() - began
-    return sorted(tests, key=seconds.__getitem__), sum(seconds.values())
+    began = time.monotonic()
+    _, status = os.waitpid(start(None, [test], method), 0)
+    if status:
+        raise RuntimeError(f"{test} fails without a fault")
+    return time.monotonic() - began
 
 
 def start(mutant: Mutant | None, tests: list[str], method: str | None, seconds: float = 0.0) -> int:
@@ -241,7 +242,7 @@ def start(mutant: Mutant | None, tests: list[str], method: str | None, seconds: 
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         for test in tests:
-            chosen = ["-k", method] if method and test.endswith("test_laws.py") else []
+            chosen = ["-k", method] if method and test == LAWS else []
             status = int(pytest.main([*options, *chosen, test]))
             if status not in (0, 5):  # 5: no test of that file was chosen
                 break
@@ -291,8 +292,9 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     found = list(mutants(path))
     method = path.stem if path.parent.name == "algorithms" else None
     began = time.monotonic()
-    ordered, seconds = quickest_first(name, tests, method) if found else (tests, 0.0)
-    verdicts = caught(found, ordered, method, jobs, PATIENCE * seconds)
+    seconds = {test: seconds_of(test, method if test == LAWS else None) for test in tests}
+    quickest_first = sorted(tests, key=seconds.__getitem__)
+    verdicts = caught(found, quickest_first, method, jobs, PATIENCE * sum(seconds.values()))
     survivors = [
         mutant.name for mutant, is_dead in zip(found, verdicts, strict=True) if not is_dead
     ]
