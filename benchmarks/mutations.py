@@ -44,7 +44,10 @@ DIFFUSION = ("noise.py", "samplers.py", "flow_sampler.py", "consistency_sampler.
 """The samplers; the rest of that folder is no mathematics."""
 TESTS = ("tests/worked", "tests/limits", "tests/laws", "tests/parity", "tests/finetuning")
 LAWS = "tests/finetuning/test_laws.py"
-"""What holds for every method: a method's own cases are chosen by its name."""
+"""What holds for every method."""
+OF_EVERY_METHOD = "@every_method"
+"""In a test file, that it tries them all: a method's own cases are chosen by its name, and for
+other modules the file is left out, since it would take minutes a fault."""
 PATIENCE = 5
 """A mutant that runs so many times longer than the tests need (a loop without an end) counts as
 caught."""
@@ -197,15 +200,13 @@ def tests_of(path: Path) -> list[str]:
         and (path.parent.name != "algorithms" or isinstance(node, ast.ClassDef))
     ]
     named = re.compile(rf"\b({'|'.join(names)})\b")
-    found = [
-        file.relative_to(ROOT).as_posix()
-        for folder in TESTS
-        for file in sorted((ROOT / folder).glob("test_*.py"))
-        if named.search(file.read_text(encoding="utf-8"))
-    ]
-    if path.parent.name == "algorithms":
-        found.append(LAWS)
-    return list(dict.fromkeys(found))
+    is_method = path.parent.name == "algorithms"
+    found = [LAWS] if is_method else []
+    for file in (file for folder in TESTS for file in sorted((ROOT / folder).glob("test_*.py"))):
+        text = file.read_text(encoding="utf-8")
+        if named.search(text) and (is_method or OF_EVERY_METHOD not in text):
+            found.append(file.relative_to(ROOT).as_posix())
+    return sorted(set(found))
 
 
 @cache
@@ -242,11 +243,16 @@ def start(mutant: Mutant | None, tests: list[str], method: str | None, seconds: 
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         for test in tests:
-            chosen = ["-k", method] if method and test == LAWS else []
+            chosen = ["-k", method] if method and _tries_every_method(test) else []
             status = int(pytest.main([*options, *chosen, test]))
             if status not in (0, 5):  # 5: no test of that file was chosen
                 break
     os._exit(0 if status in (0, 5) else 1)
+
+
+@cache
+def _tries_every_method(test: str) -> bool:
+    return OF_EVERY_METHOD in (ROOT / test).read_text(encoding="utf-8")
 
 
 def caught(
@@ -292,7 +298,9 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     found = list(mutants(path))
     method = path.stem if path.parent.name == "algorithms" else None
     began = time.monotonic()
-    seconds = {test: seconds_of(test, method if test == LAWS else None) for test in tests}
+    seconds = {
+        test: seconds_of(test, method if _tries_every_method(test) else None) for test in tests
+    }
     quickest_first = sorted(tests, key=seconds.__getitem__)
     verdicts = caught(found, quickest_first, method, jobs, PATIENCE * sum(seconds.values()))
     survivors = [
