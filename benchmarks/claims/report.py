@@ -41,9 +41,9 @@ def _claim(figures: Figures, results: Path) -> Iterator[str]:
     yield f"\n## {number}. {figures['title']}\n"
     if len(figures["seeds"]) < SEEDS:
         yield f"**Unfinished:** fewer than {SEEDS} seeds.\n"
-    yield DISCUSSION.get(number, "") + "\n"
     if figures["not_run"]:
-        yield f"Not run yet: {', '.join(figures['not_run'])}.\n"
+        yield f"**Unfinished:** not run yet: {', '.join(figures['not_run'])}.\n"
+    yield DISCUSSION.get(number, "") + "\n"
     yield f"Seeds {seeds}; `python -m benchmarks.claims --claims {number}`.\n"
     if figures["claim"] != "8":
         yield from _arms(figures)
