@@ -237,6 +237,9 @@ def _of(name: str) -> Arm:
 
 _EIGHT_UPDATES = {"prompts_per_round": 16, "group_size": 6, "updates_per_epoch": 8}
 """As many for PRDP as DDPO has, of as many images; twelve prompts of eight images make six."""
+_ALL_PAIRS = {"inner_epochs": 3, "updates_per_epoch": 1}
+"""Every update on all of a round's prompts, as the paper has it at small scale, and so fewer of
+them: an update of the profile has two prompts, where one of DDPO has transitions of many."""
 _ONE_IMAGE_A_PROMPT = {"prompts_per_round": 96, "group_size": 1, "baseline": "batch"}
 """What DDPO is left with, by PRDP's account, where a prompt hardly ever comes back: it compares an
 image with the round, for there is no other of its prompt. Its profile here has eight of each."""
@@ -275,6 +278,9 @@ CLAIMS = (
                 f"{name}, rate x 4": Arm(name, {"learning_rate": 4.0e-3}, in_quick=False)
                 for name in ("prdp", "ddpo")
             },
+            "prdp, rate x 4, all pairs": Arm(
+                "prdp", {"learning_rate": 4.0e-3, **_ALL_PAIRS}, in_quick=False
+            ),
         },
         pairs_of(
             ("prdp", "ddpo"),
@@ -282,6 +288,7 @@ CLAIMS = (
             ("prdp", "ddpo, one image a prompt"),
             ("prdp, few prompts", "ddpo, few prompts"),
             ("prdp, rate x 4", "ddpo, rate x 4"),
+            ("prdp, rate x 4, all pairs", "ddpo, rate x 4"),
         ),
     ),
     Claim(
