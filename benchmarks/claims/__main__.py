@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -108,6 +108,17 @@ def run_all(runs: Sequence[Run], jobs: int) -> dict[str, str]:
     return failed
 
 
+def stopped(arms: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, str]]:
+    """Why a run ended before its time, by arm and seed: a tripwire of the stage."""
+    found: dict[str, dict[str, str]] = {}
+    for name, runs in arms.items():
+        for run in runs:
+            reason = (run.result or {}).get("finetuning", {}).get("stopped_by")
+            if reason:
+                found.setdefault(name, {})[str(run.seed)] = reason
+    return found
+
+
 def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Path) -> None:
     """Figures and plots of every claim whose arms have run under every seed; an arm without which
     it has something to say is left out and named."""
@@ -137,6 +148,7 @@ def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Pa
                 "seeds": list(seeds),
                 "git_revision": git_revision(worlds.ROOT),
                 "not_run": lacking,
+                "stopped": stopped(complete),
                 **claim.figures(complete),
             },
         )

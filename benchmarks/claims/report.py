@@ -47,6 +47,7 @@ def _claim(figures: Figures, results: Path) -> Iterator[str]:
     yield f"Seeds {seeds}; `python -m benchmarks.claims --claims {number}`.\n"
     if figures["claim"] != "8":
         yield from _arms(figures)
+        yield from _stopped(figures["stopped"])
     if "pairs" in figures:
         yield from _pairs(figures["pairs"])
     if "cost" in figures:
@@ -79,6 +80,14 @@ def _arms(figures: Figures) -> Iterator[str]:
             cells.append(_at_rise(figures["at_rise"][name]))
             cells.append(_says(arm["gain"], METHODS.get(name, "")))
         yield f"| {' | '.join(cells)} |"
+
+
+def _stopped(arms: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    if not arms:
+        return
+    yield "\nStopped by a tripwire, and judged as the last adapter before it:\n"
+    for name, seeds in arms.items():
+        yield f"* {name}: " + "; ".join(f"seed {seed}, {why}" for seed, why in seeds.items())
 
 
 def _at_rise(found: Figures) -> str:
