@@ -46,8 +46,9 @@ DISCUSSION: dict[str, str] = {
     "first is diversity, and not where the reward rises fastest: plain likelihood of images that "
     "the model itself drew or that people liked (SFT, DCO, supervised, Lee et al., HIVE) narrows "
     "it before the preference shows. The judge falls in those first rounds, on one seed so far "
-    "that the tripwire stops SFT, DCO and Lee et al. and keeps the base. Methods that have a "
-    "loser or a gradient through sampling do not pay this price.",
+    "that the tripwire stops SFT, DCO and Lee et al. and keeps the base. Methods with a reference "
+    "and losers, or with a gradient through sampling, keep it; CPO, which has no reference, trades "
+    "it for reward as it goes.",
 }
 """By the claim's number."""
 SMALL_ROUNDS = (
