@@ -12,6 +12,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from components.contracts.artifacts import atomic_path
 
@@ -79,11 +80,7 @@ def _other_panel(figures: Figures) -> Callable[[Axes], None] | None:
     if "cost" in figures:
         return lambda axes: _costs(axes, figures["cost"], figures["to"])
     if "labels" in figures:
-        return lambda axes: _costs(
-            axes,
-            {name: {"labels": row["from N(0, I)"]} for name, row in figures["labels"].items()},
-            "rise",
-        )
+        return lambda axes: _labels(axes, figures["labels"])
     if "best_of_n" in figures:
         return lambda axes: _best_of_n(axes, figures["best_of_n"])
     return lambda axes: _diversities(axes, figures["arms"])
@@ -120,21 +117,42 @@ def _costs(axes: Axes, costs: Figures, to: str) -> None:
     names = list(costs)[::-1]
     what = next(iter(next(iter(costs.values()))))
     for place, name in enumerate(names):
-        found = costs[name][what]
-        reached = [value for value in found["by_seed"] if value is not None]
-        if found["value"] is None:
-            words = f" not reached with {found['spent']:,.0f}"
-            axes.text(0, place, words, va="center", fontsize=8, color=GREY)
-            continue
-        axes.barh(place, found["value"], color=ORANGE, height=0.55)
-        axes.plot(reached, [place] * len(reached), "|", color="black", markersize=9)
-        if len(reached) < len(found["by_seed"]):
-            axes.text(found["value"], place, f" {found['reached']} seeds", va="center", fontsize=8)
+        _bar(axes, place, costs[name][what], ORANGE, 0.55)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{what} to the same {to} (ticks: seeds)")
     _bare(axes)
+
+
+def _labels(axes: Axes, arms: Figures) -> None:
+    names = list(arms)[::-1]
+    kinds = {"in its rounds": (ORANGE, 0.2), "from N(0, I)": (GREY, -0.2)}
+    for place, name in enumerate(names):
+        for kind, (colour, above) in kinds.items():
+            if kind in arms[name]:
+                _bar(axes, place + above, arms[name][kind], colour, 0.36)
+    handles = [Patch(color=colour, label=kind) for kind, (colour, _) in kinds.items()]
+    axes.legend(handles=handles, frameon=False, fontsize=8, ncols=2, loc="lower right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-1.2, len(names) - 0.4)
+    axes.set_xlim(0, 1.15 * axes.get_xlim()[1])
+    axes.set_xlabel("labels to the same rise\n(of the fixed reward: images; ticks: seeds)")
+    _bare(axes)
+
+
+def _bar(axes: Axes, place: float, found: Figures, colour: str, height: float) -> None:
+    """What a target cost on average, with a tick for each seed that reached it."""
+    reached = [value for value in found["by_seed"] if value is not None]
+    if not reached:
+        words = f" not reached with {found['spent']:,.0f}"
+        axes.text(0, place, words, va="center", fontsize=8, color=GREY)
+        return
+    axes.barh(place, found["value"], color=colour, height=height)
+    axes.plot(reached, [place] * len(reached), "|", color="black", markersize=9)
+    if len(reached) < len(found["by_seed"]):
+        words = f"  {found['reached']} seeds"
+        axes.text(max(reached), place, words, va="center", fontsize=8)
 
 
 def _diversities(axes: Axes, arms: Figures) -> None:
