@@ -3,6 +3,7 @@
     python -m benchmarks.claims                     everything, three seeds (hours; resumes)
     python -m benchmarks.claims --claims 4 7        some of the claims
     python -m benchmarks.claims --methods dpok nft  some of the methods of claim 9
+    python -m benchmarks.claims --further           attempts at what does not hold as well
     python -m benchmarks.claims --quick             every line of it in three minutes, nothing kept
     python -m benchmarks.claims --report            figures, table and plots of what has been run
 
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from benchmarks.claims import plots, report, worlds
 from benchmarks.claims.runs import RESULTS, Run
-from benchmarks.claims.table import CLAIMS, Claim
+from benchmarks.claims.table import CLAIMS, Claim, Form
 from components.contracts.artifacts import read_json, write_json
 from components.contracts.stage import git_revision
 
@@ -40,15 +41,17 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", help="arms by name; others are left out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--further", action="store_true", help="further attempts as well")
     parser.add_argument("--quick", action="store_true", help="a smoke test: nothing is kept")
     parser.add_argument("--report", action="store_true", help="run nothing")
     options = parser.parse_args()
+    form: Form = "quick" if options.quick else "further" if options.further else "whole"
     seeds = options.seeds[:1] if options.quick else options.seeds
     claims = [
         claim for claim in CLAIMS if options.claims in (None, []) or claim.number in options.claims
     ]
     if not options.report:
-        failed = run_all(wanted(claims, seeds, options.quick, options.methods), options.jobs)
+        failed = run_all(wanted(claims, seeds, form, options.methods), options.jobs)
         for name, reason in failed.items():
             print(f"error: {name}: {reason}", file=sys.stderr)
         if failed:
@@ -64,19 +67,19 @@ def main() -> int:
 
 
 def wanted(
-    claims: Sequence[Claim], seeds: Sequence[int], quick: bool, names: Sequence[str] | None
+    claims: Sequence[Claim], seeds: Sequence[int], form: Form, names: Sequence[str] | None
 ) -> list[Run]:
     """The runs of some claims and their bases, each once; whole seeds first, so that an interrupted
     table has something to say."""
     found: dict[Path, Run] = {}
     for seed in seeds:
         for claim in claims:
-            if quick and claim.every_method:
+            if form == "quick" and claim.every_method:
                 continue
             for name, arm in claim.arms.items():
-                if (names and name not in names) or (quick and not arm.in_quick):
+                if (names and name not in names) or not arm.is_in(form):
                     continue
-                (run,) = arm.runs(name, [seed], quick)
+                (run,) = arm.runs(name, [seed], form == "quick")
                 found.setdefault(run.base.folder, run.base)
                 found.setdefault(run.folder, run)
     return list(found.values())
@@ -127,7 +130,7 @@ def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Pa
         arms = {
             name: arm.runs(name, seeds, quick)
             for name, arm in claim.arms.items()
-            if arm.in_quick or not quick
+            if arm.is_in("quick" if quick else "further")
         }
         lacking = [
             name
@@ -136,7 +139,7 @@ def write(claims: Sequence[Claim], seeds: Sequence[int], quick: bool, folder: Pa
         ]
         if lacking:
             print(f"claim {claim.number}: not yet run: {', '.join(lacking)}", file=sys.stderr)
-        if not claim.every_method and any(claim.arms[name].in_quick for name in lacking):
+        if not claim.every_method and any(claim.arms[name].is_in("quick") for name in lacking):
             continue
         complete = {name: runs for name, runs in arms.items() if name not in lacking}
         path = folder / f"claim-{claim.number}.json"

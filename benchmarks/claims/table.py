@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from benchmarks.claims import measures
 from benchmarks.claims.runs import PROFILES, ROUNDS, Run
 
 Arms = Mapping[str, Sequence[Run]]
 """The runs of each arm, one a seed."""
+
+Form = Literal["quick", "whole", "further"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,14 @@ class Arm:
     prompts_per_category: int | None = None
     rounds: int = ROUNDS
     """More of them where a method is given the time to catch up."""
-    in_quick: bool = True
-    """The quick form leaves out what another arm of it runs line by line. Without such an arm a
-    claim has something to say, and names it as not run."""
+    form: Form = "quick"
+    """The smallest form of the bench that runs it: `quick` where nothing else runs the same lines,
+    `further` for an attempt at a claim that does not hold as it stands. Without what is not quick
+    a claim has something to say, and names it as not run."""
+
+    def is_in(self, form: Form) -> bool:
+        """Whether a form of the bench runs it."""
+        return FORMS.index(self.form) <= FORMS.index(form)
 
     def runs(self, name: str, seeds: Sequence[int], quick: bool) -> list[Run]:
         """One run a seed."""
@@ -206,7 +214,10 @@ def _flips(profile: str, method: Mapping[str, Any]) -> dict[str, Arm]:
     """A method with people of whose labels none, a tenth and a fifth are wrong."""
     return {
         f"{profile}, {percent} % flips": Arm(
-            profile, {**method, "labels": _labels(percent / 100)}, FEW, in_quick=percent == 10
+            profile,
+            {**method, "labels": _labels(percent / 100)},
+            FEW,
+            form="quick" if percent == 10 else "whole",
         )
         for percent in (0, 10, 20)
     }
@@ -255,7 +266,7 @@ CLAIMS = (
             "supervised": _of("supervised"),
             # KL-D with γ = 0 weighs by max(r, 0). Without the maximum nothing holds r < 0.
             "supervised, no KL": Arm(
-                "supervised", {"kl_weight": 0.0, "num_images": NUM_IMAGES}, in_quick=False
+                "supervised", {"kl_weight": 0.0, "num_images": NUM_IMAGES}, form="whole"
             ),
         },
         pairs_of(
@@ -272,14 +283,14 @@ CLAIMS = (
             "ddpo": Arm("ddpo"),
             "prdp, few prompts": Arm("prdp", prompts_per_category=FEW),
             "ddpo, few prompts": Arm("ddpo", prompts_per_category=FEW),
-            "prdp, 8 updates a round": Arm("prdp", _EIGHT_UPDATES, in_quick=False),
-            "ddpo, one image a prompt": Arm("ddpo", _ONE_IMAGE_A_PROMPT, in_quick=False),
+            "prdp, 8 updates a round": Arm("prdp", _EIGHT_UPDATES, form="further"),
+            "ddpo, one image a prompt": Arm("ddpo", _ONE_IMAGE_A_PROMPT, form="further"),
             **{
-                f"{name}, rate x 4": Arm(name, {"learning_rate": 4.0e-3}, in_quick=False)
+                f"{name}, rate x 4": Arm(name, {"learning_rate": 4.0e-3}, form="further")
                 for name in ("prdp", "ddpo")
             },
             "prdp, rate x 4, all pairs": Arm(
-                "prdp", {"learning_rate": 4.0e-3, **_ALL_PAIRS}, in_quick=False
+                "prdp", {"learning_rate": 4.0e-3, **_ALL_PAIRS}, form="further"
             ),
         },
         pairs_of(
@@ -308,11 +319,11 @@ CLAIMS = (
         "Noise-conditioned perception against the latent error: win rate and compute",
         {
             **{name: _of(name) for name in METHODS if name.endswith(("_dpo", "cpo", "sft"))},
-            "ncp_dpo, twice the updates": Arm("ncp_dpo", rounds=2 * ROUNDS, in_quick=False),
+            "ncp_dpo, twice the updates": Arm("ncp_dpo", rounds=2 * ROUNDS, form="further"),
             # The pairs on which NCP's paper has its widest margin.
             **{
                 f"{name}, absolute winners": Arm(
-                    name, {"pairs": {"winners": "absolute"}}, in_quick=False
+                    name, {"pairs": {"winners": "absolute"}}, form="further"
                 )
                 for name in ("ncp_dpo", "diffusion_dpo")
             },
@@ -330,7 +341,7 @@ CLAIMS = (
         "RLCM reaches a reward level sooner than DDPO",
         {
             "rlcm": Arm("rlcm"),
-            "rlcm, twice the rounds": Arm("rlcm", rounds=2 * ROUNDS, in_quick=False),
+            "rlcm, twice the rounds": Arm("rlcm", rounds=2 * ROUNDS, form="further"),
             "ddpo": Arm("ddpo"),
         },
         cost(
@@ -346,7 +357,7 @@ CLAIMS = (
         "6",
         "Gradients through sampling need fewer samples than DDPO",
         {
-            name: Arm(name, in_quick=name in ("draft", "ddpo"))
+            name: Arm(name, form="quick" if name in ("draft", "ddpo") else "whole")
             for name in ("alignprop", "draft", "draft_lv", "refl", "ddpo")
         },
         cost(("alignprop", "draft", "draft_lv", "refl"), "ddpo", "validation_reward", "images"),
@@ -356,7 +367,7 @@ CLAIMS = (
         "DiffusionNFT against Flow-GRPO; MixGRPO's saving",
         {
             "nft": Arm("nft"),
-            "mix_grpo": replace(_of("mix_grpo"), in_quick=False),
+            "mix_grpo": replace(_of("mix_grpo"), form="whole"),
             "flow_grpo": Arm("flow_grpo"),
         },
         cost(("nft", "mix_grpo"), "flow_grpo", "validation_reward", "images", "update"),
