@@ -243,16 +243,18 @@ def start(mutant: Mutant | None, tests: list[str], method: str | None, seconds: 
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         for test in tests:
-            chosen = ["-k", method] if method and _tries_every_method(test) else []
-            status = int(pytest.main([*options, *chosen, test]))
+            name = cases(test, method)
+            status = int(pytest.main([*options, *(["-k", name] if name else []), test]))
             if status not in (0, 5):  # 5: no test of that file was chosen
                 break
     os._exit(0 if status in (0, 5) else 1)
 
 
 @cache
-def _tries_every_method(test: str) -> bool:
-    return OF_EVERY_METHOD in (ROOT / test).read_text(encoding="utf-8")
+def cases(test: str, method: str | None) -> str | None:
+    """The cases of a test file that a method's mutants are tried with, None for all of them."""
+    tries_all = OF_EVERY_METHOD in (ROOT / test).read_text(encoding="utf-8")
+    return method if tries_all else None
 
 
 def caught(
@@ -298,9 +300,8 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     found = list(mutants(path))
     method = path.stem if path.parent.name == "algorithms" else None
     began = time.monotonic()
-    seconds = {
-        test: seconds_of(test, method if _tries_every_method(test) else None) for test in tests
-    }
+    # Most of a small file's time: not spent where there is nothing to plant.
+    seconds = {test: seconds_of(test, cases(test, method)) if found else 0.0 for test in tests}
     quickest_first = sorted(tests, key=seconds.__getitem__)
     verdicts = caught(found, quickest_first, method, jobs, PATIENCE * sum(seconds.values()))
     survivors = [

@@ -107,7 +107,7 @@ def _says(gain: Figures, why: str) -> str:
 
 
 def _pairs(pairs: Figures) -> Iterator[str]:
-    yield "\n| at equal steps | win rate | difference, points | updates to the rival's best |"
+    yield "\n| image by image | win rate | difference, points | updates to the rival's best |"
     yield "| --- | --- | --- | --- |"
     for name, pair in pairs.items():
         rate = pair["win_rate"]

@@ -95,7 +95,6 @@ class Run:
         merged: dict[str, Any] = {"finetuning": {}}
         if self.profile != NONE:
             merged |= read_profile(self.profile)
-        if self.profile != NONE:
             _merge(merged, {"finetuning": {"rounds": ROUNDS, "monitor": _MONITOR}})
             _halve(merged["finetuning"]["method"])
             if self.prompts_per_category:

@@ -41,12 +41,10 @@ class Arm:
 
     def runs(self, name: str, seeds: Sequence[int], quick: bool) -> list[Run]:
         """One run a seed."""
-        changes: dict[str, Any] = {}
-        if self.method:
-            changes["method"] = dict(self.method)
+        finetuning: dict[str, Any] = {"method": dict(self.method)} if self.method else {}
         if self.rounds != ROUNDS:
-            changes["rounds"] = self.rounds
-        changes = {"finetuning": changes} if changes else {}
+            finetuning["rounds"] = self.rounds
+        changes = {"finetuning": finetuning} if finetuning else {}
         return [
             Run(name, seed, self.profile, changes, self.prompts_per_category, quick)
             for seed in seeds
@@ -120,7 +118,7 @@ def cost(
 
 
 def pairs_of(*names: tuple[str, str]) -> Callable[[Arms], dict[str, Any]]:
-    """Several comparisons of two arms at equal steps."""
+    """Several comparisons of two arms, image by image."""
 
     def figures(arms: Arms) -> dict[str, Any]:
         return {
