@@ -48,7 +48,6 @@ def _claim(figures: Figures, results: Path) -> Iterator[str]:
     yield f"Seeds {seeds}; `python -m benchmarks.claims --claims {number}`.\n"
     if figures["claim"] != "8":
         yield from _arms(figures)
-        yield from _stopped(figures["stopped"])
     if "pairs" in figures:
         yield from _pairs(figures["pairs"])
     if "cost" in figures:
@@ -57,6 +56,7 @@ def _claim(figures: Figures, results: Path) -> Iterator[str]:
         yield from _labels(figures)
     if "best_of_n" in figures:
         yield from _best_of_n(figures)
+    yield from _stopped(figures["stopped"])
     yield f"\n![{figures['title']}](../benchmarks/results/claims/claim-{number}.png)"
 
 

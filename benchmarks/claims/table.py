@@ -117,29 +117,38 @@ def cost(
     return figures
 
 
-def pairs_of(*names: tuple[str, str]) -> Callable[[Arms], dict[str, Any]]:
-    """Several comparisons of two arms, image by image."""
+def claim_of_pairs(
+    number: str, title: str, arms: Mapping[str, Arm], *pairs: tuple[str, str]
+) -> Claim:
+    """A claim that comparisons of two arms decide, image by image.
 
-    def figures(arms: Arms) -> dict[str, Any]:
+    Raises ValueError where a pair names what is no arm: it would be left out of every form of the
+    bench as one that has not run yet.
+    """
+    unknown = {name for pair in pairs for name in pair} - arms.keys()
+    if unknown:
+        raise ValueError(f"claim {number} has no arms {sorted(unknown)}; it has {sorted(arms)}")
+
+    def figures(ran: Arms) -> dict[str, Any]:
         return {
-            "arms": against_base(arms),
+            "arms": against_base(ran),
             "pairs": {
                 f"{ours} against {theirs}": {
-                    "win_rate": measures.win_rate(arms[ours], arms[theirs]),
-                    "difference": measures.difference(arms[ours], arms[theirs], "correct"),
+                    "win_rate": measures.win_rate(ran[ours], ran[theirs]),
+                    "difference": measures.difference(ran[ours], ran[theirs], "correct"),
                     "updates to the rival's best": measures.cost_to_reach(
-                        arms[ours],
-                        [measures.best(run, "judge") for run in arms[theirs]],
+                        ran[ours],
+                        [measures.best(run, "judge") for run in ran[theirs]],
                         "judge",
                         "update",
                     ),
                 }
-                for ours, theirs in names
-                if ours in arms and theirs in arms
+                for ours, theirs in pairs
+                if ours in ran and theirs in ran
             },
         }
 
-    return figures
+    return Claim(number, title, arms, figures)
 
 
 RISE = 0.25
@@ -255,7 +264,7 @@ image with the round, for there is no other of its prompt. Its profile here has 
 
 
 CLAIMS = (
-    Claim(
+    claim_of_pairs(
         "1",
         "DPOK against supervised fine-tuning; KL keeps quality",
         {
@@ -267,13 +276,11 @@ CLAIMS = (
                 "supervised", {"kl_weight": 0.0, "num_images": NUM_IMAGES}, form="whole"
             ),
         },
-        pairs_of(
-            ("dpok", "supervised"),
-            ("dpok, no KL", "supervised, no KL"),
-            ("dpok", "dpok, no KL"),
-        ),
+        ("dpok", "supervised"),
+        ("dpok, no KL", "supervised, no KL"),
+        ("dpok", "dpok, no KL"),
     ),
-    Claim(
+    claim_of_pairs(
         "2",
         "PRDP against DDPO on many prompts seen few times, on few prompts, and at a high rate",
         {
@@ -291,14 +298,12 @@ CLAIMS = (
                 "prdp", {"learning_rate": 4.0e-3, **_ALL_PAIRS}, form="further"
             ),
         },
-        pairs_of(
-            ("prdp", "ddpo"),
-            ("prdp, 8 updates a round", "ddpo"),
-            ("prdp", "ddpo, one image a prompt"),
-            ("prdp, few prompts", "ddpo, few prompts"),
-            ("prdp, rate x 4", "ddpo, rate x 4"),
-            ("prdp, rate x 4, all pairs", "ddpo, rate x 4"),
-        ),
+        ("prdp", "ddpo"),
+        ("prdp, 8 updates a round", "ddpo"),
+        ("prdp", "ddpo, one image a prompt"),
+        ("prdp, few prompts", "ddpo, few prompts"),
+        ("prdp, rate x 4", "ddpo, rate x 4"),
+        ("prdp, rate x 4, all pairs", "ddpo, rate x 4"),
     ),
     Claim(
         "3",
@@ -312,7 +317,7 @@ CLAIMS = (
         },
         labels_needed,
     ),
-    Claim(
+    claim_of_pairs(
         "4",
         "Noise-conditioned perception against the latent error: win rate and compute",
         {
@@ -326,13 +331,11 @@ CLAIMS = (
                 for name in ("ncp_dpo", "diffusion_dpo")
             },
         },
-        pairs_of(
-            ("ncp_dpo", "diffusion_dpo"),
-            ("ncp_dpo, twice the updates", "diffusion_dpo"),
-            ("ncp_dpo, absolute winners", "diffusion_dpo, absolute winners"),
-            ("ncp_cpo", "cpo"),
-            ("ncp_sft", "sft"),
-        ),
+        ("ncp_dpo", "diffusion_dpo"),
+        ("ncp_dpo, twice the updates", "diffusion_dpo"),
+        ("ncp_dpo, absolute winners", "diffusion_dpo, absolute winners"),
+        ("ncp_cpo", "cpo"),
+        ("ncp_sft", "sft"),
     ),
     Claim(
         "5",

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.claims import measures
 from benchmarks.claims import runs as claims_runs
 from benchmarks.claims.runs import NONE, PROFILES, Run
-from benchmarks.claims.table import CLAIMS
+from benchmarks.claims.table import CLAIMS, Arm, claim_of_pairs
 from components.contracts.artifacts import write_json
 from components.finetuning.settings import METHODS
 
@@ -141,3 +141,8 @@ def test_every_arm_has_a_profile_and_every_method_an_arm() -> None:
         assert {arm.profile for arm in claim.arms.values()} <= set(profiles)
     for name in METHODS:
         assert any(f"name: {name}\n" in text for text in profiles.values()), name
+
+
+def test_a_pair_of_which_one_is_no_arm_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no arms \['ddpo, few'\]; it has \['prdp'\]"):
+        claim_of_pairs("2", "A title", {"prdp": Arm("prdp")}, ("prdp", "ddpo, few"))
