@@ -124,9 +124,10 @@ def tracked_advantages(
     """
     known = ~history.isnan()
     count = known.sum(1)
-    mean = history.nan_to_num().sum(1) / count.clamp_min(1)
+    at_least_one = count.clamp_min(1)
+    mean = history.nan_to_num().sum(1) / at_least_one
     squares = torch.where(known, history - mean[:, None], 0.0).square().sum(1)
-    std = (squares / count.clamp_min(1)).sqrt()
+    std = (squares / at_least_one).sqrt()
     enough = (count >= min_count)[prompt]
     centre = torch.where(enough, mean[prompt], reward.mean())
     spread = torch.where(enough, std[prompt], reward.std(correction=0))
