@@ -109,7 +109,7 @@ def _win_rates(axes: Axes, pairs: Figures) -> None:
     axes.axvline(50, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [name.replace(" against ", "\nagainst ") for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel("win rate by the judge's score, %")
+    axes.set_xlabel("win rate by the\njudge's score, %")
     _bare(axes)
 
 

@@ -255,9 +255,9 @@ def _of(name: str) -> Arm:
 
 _EIGHT_UPDATES = {"prompts_per_round": 16, "group_size": 6, "updates_per_epoch": 8}
 """As many for PRDP as DDPO has, of as many images; twelve prompts of eight images make six."""
-_ALL_PAIRS = {"inner_epochs": 3, "updates_per_epoch": 1}
-"""Every update on all of a round's prompts, as the paper has it at small scale, and so fewer of
-them: an update of the profile has two prompts, where one of DDPO has transitions of many."""
+_WHOLE_ROUND = {"inner_epochs": 3, "updates_per_epoch": 1}
+"""Every update on the whole round, as PRDP has it at small scale, and so fewer of them: an update
+of its profile has two prompts, where one of DDPO has transitions of many."""
 _ONE_IMAGE_A_PROMPT = {"prompts_per_round": 96, "group_size": 1, "baseline": "batch"}
 """What DDPO is left with, by PRDP's account, where a prompt hardly ever comes back: it compares an
 image with the round, for there is no other of its prompt. Its profile here has eight of each."""
@@ -295,7 +295,10 @@ CLAIMS = (
                 for name in ("prdp", "ddpo")
             },
             "prdp, rate x 4, all pairs": Arm(
-                "prdp", {"learning_rate": 4.0e-3, **_ALL_PAIRS}, form="further"
+                "prdp", {"learning_rate": 4.0e-3, **_WHOLE_ROUND}, form="further"
+            ),
+            "ddpo, rate x 4, all steps": Arm(
+                "ddpo", {"learning_rate": 4.0e-3, **_WHOLE_ROUND}, form="further"
             ),
         },
         ("prdp", "ddpo"),
@@ -304,6 +307,8 @@ CLAIMS = (
         ("prdp, few prompts", "ddpo, few prompts"),
         ("prdp, rate x 4", "ddpo, rate x 4"),
         ("prdp, rate x 4, all pairs", "ddpo, rate x 4"),
+        ("prdp, rate x 4, all pairs", "ddpo, rate x 4, all steps"),
+        ("prdp, rate x 4, all pairs", "ddpo"),
     ),
     Claim(
         "3",
@@ -383,7 +388,13 @@ CLAIMS = (
     Claim(
         "9",
         "Over-optimisation: judge and diversity against the reward, every method",
-        {name: _of(name) for name in METHODS},
+        {
+            **{name: _of(name) for name in METHODS},
+            **{
+                f"{name}, twice the rounds": Arm(name, rounds=2 * ROUNDS, form="further")
+                for name in ("awm", "crd")  # which do not improve in as many as the others
+            },
+        },
         everything,
         every_method=True,
     ),
