@@ -8,6 +8,8 @@ but no reductions, which is why this is not one of them. A fault is planted in m
 file: each is tried in a forked process that imports the changed module. Tests are those whose text
 names the module or something of it, the quickest file first. What survives is listed in
 `benchmarks/results/mutations.json`; the same command goes on where an interrupted one stopped.
+Where only tests have changed since, what they had caught counts as caught and what survived is
+tried again: remove that file to have everything tried anew.
 """
 
 from __future__ import annotations
@@ -290,14 +292,16 @@ def _plant(mutant: Mutant) -> None:
 
 
 def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
-    """Every mutant of a file; what an earlier run of the same text found is not tried again."""
+    """Every mutant of a file, or what has survived an earlier run of the same text."""
     name = path.relative_to(ROOT).as_posix()
     tests = tests_of(path)
-    texts = [path, *(ROOT / test for test in tests)]
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in texts)).hexdigest()[:16]
-    if known.get(name, {}).get("digest") == digest:
-        return dict(known[name])
-    found = list(mutants(path))
+    digest, of_tests = digest_of([path]), digest_of([ROOT / test for test in tests])
+    earlier = known.get(name, {})
+    if (earlier.get("digest"), earlier.get("digest_of_tests")) == (digest, of_tests):
+        return dict(earlier)
+    planted = found = list(mutants(path))
+    if earlier.get("digest") == digest:
+        found = [mutant for mutant in planted if mutant.name in earlier["survivors"]]
     method = path.stem if path.parent.name == "algorithms" else None
     began = time.monotonic()
     # Most of a small file's time: not spent where there is nothing to plant.
@@ -314,11 +318,17 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     )
     return {
         "digest": digest,
+        "digest_of_tests": of_tests,
         "tests": tests,
-        "planted": len(found),
-        "caught": sum(verdicts),
+        "planted": len(planted),
+        "caught": len(planted) - len(survivors),
         "survivors": survivors,
     }
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Of the text of some files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +62,34 @@ def test_tests_are_chosen_by_what_they_name(
     (tests / "test_a.py").write_text("from losses.worth import worth\n")
     (tests / "test_b.py").write_text("nothing = 0\n")
     assert mutations.tests_of(module) == ["tests/test_a.py"]
+
+
+def test_where_only_tests_have_changed_what_survived_is_tried_again(
+    module: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(mutations, "TESTS", ("tests",))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mutations.seconds_of.cache_clear()
+    test = tmp_path / "tests" / "test_worth.py"
+    test.parent.mkdir()
+
+    def with_test_of(numbers: str, known: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        test.write_text(
+            "import torch\nfrom losses.worth import worth\n\n\ndef test_worth():\n"
+            f"    x = torch.tensor([{numbers}])\n    assert worth(x) == 1 - 2 * x.mean()\n"
+        )
+        found = mutations.run(module, known, 1)
+        return found, capfd.readouterr().err
+
+    once, said = with_test_of("1.0", {})
+    assert "4 of 5 caught" in said
+    assert once["survivors"] == ["losses/worth.py:8: (x * scale).mean() -> (x * scale).sum()"]
+    again, said = with_test_of("1.0, 2.0", {"losses/worth.py": once})
+    assert "1 of 1 caught" in said
+    assert (again["planted"], again["caught"], again["survivors"]) == (5, 5, [])
+    same, said = with_test_of("1.0, 2.0", {"losses/worth.py": again})
+    assert (same, said) == (again, "")

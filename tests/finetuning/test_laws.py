@@ -21,6 +21,7 @@ def test_the_start_is_the_reference(build, policy, method):
     made, batches = first_batches(build, policy, method)
     for batch in batches:
         metrics = made.algorithm.loss(policy, batch, torch_generator(0, "loss")).metrics
+        assert not any(value.requires_grad for value in metrics.values())
         # Bit for bit, whatever the batches were in rollout.
         assert float(metrics.get("kl", 0.0)) == 0.0
         assert float(metrics.get("ratio_deviation_max", 0.0)) == 0.0

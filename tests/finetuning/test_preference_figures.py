@@ -152,11 +152,11 @@ def test_figures_of_dco(one_batch, policy, average):
 
 
 def test_figures_of_kto(one_batch, policy):
-    weights = {"desirable_weight": 1.5, "undesirable_weight": 0.5}
+    weights = {"desirable_weight": 1.5, "undesirable_weight": 0.5, "desirable_share": 0.8}
     made, batch = one_batch("kto", noise_levels="training", **weights)
     found, samples = update(made, policy, batch), of_samples(policy, batch)
     gains, liked = samples.gain, batch.desirable.tolist()
-    assert 0 < sum(liked) < len(liked)
+    assert (sum(liked), len(liked)) == (4, 5)
     baseline = max(0.0, mean(gains))
     margins = [(1 if good else -1) * (g - baseline) for g, good in zip(gains, liked, strict=True)]
     parts = [

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from components.contracts.errors import GuardError, SettingsError
 from components.contracts.seeds import torch_generator
+from components.finetuning.algorithms.denoising import denoising_error
 from tests.finetuning.conftest import METHODS
 
 
@@ -113,6 +114,27 @@ def test_the_second_term_is_restored_with_the_samples(build: Any, policy: Any) -
     ]
     assert torch.equal(batches[0].x0, batches[1].x0)
     assert torch.equal(batches[0].pretraining.x0, batches[1].pretraining.x0)
+
+
+@pytest.mark.parametrize("name", ["lee2023", "hive"])
+def test_losses_are_weighted_means_of_denoising_errors(build: Any, policy: Any, name: str) -> None:
+    levels = {"levels": "sampler", "samples_per_update": 4}
+    made, _, (batch,) = collected(build, policy, METHODS[name] | levels)
+    output = made.algorithm.loss(policy, batch, torch_generator(0, "loss"))
+    generator = torch_generator(0, "loss")
+    with torch.no_grad():
+        error = denoising_error(policy, batch, "sampler", generator)
+        expected = {"loss": float((batch.reward * error).mean()), "error": float(error.mean())}
+        if name == "lee2023":
+            beside = float(denoising_error(policy, batch.pretraining, "sampler", generator).mean())
+            expected["loss"] += 0.5 * beside
+            expected["pretraining_error"] = beside
+        else:
+            expected["weight_max"] = float(batch.reward.max())
+    assert len(batch) == 4
+    assert len(set(batch.reward.tolist())) > 1
+    found = {"loss": float(output.loss.detach())} | {k: float(v) for k, v in output.metrics.items()}
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_hive_weighs_by_the_exponential_of_the_reward(build: Any, policy: Any) -> None:

@@ -51,6 +51,19 @@ def naive_log_probs(policy, batch: TrajectoryGroups, adapter="train"):
     return torch.stack(columns, 1)
 
 
+@torch.no_grad()
+def naive_kl(policy, batch: TrajectoryGroups) -> float:
+    """Mean over images and steps of the KL to the reference, per dimension."""
+    found = []
+    for step in batch.steps.tolist():
+        ours, base = (
+            policy.transition(batch.latents[:, step], step, batch.conditioning, adapter)
+            for adapter in ("train", "reference")
+        )
+        found.append((((ours.mean - base.mean) / ours.std) ** 2).mean(dim=(1, 2, 3)) / 2)
+    return float(torch.stack(found).mean())
+
+
 def naive_prdp(policy, batch, settings):
     log_prob = naive_log_probs(policy, batch)
     with torch.no_grad():
@@ -161,6 +174,7 @@ def test_figures_of_prdp_are_those_of_the_replay(build, policy, reduction):
     assert 0 < accuracy < 1
     share = float(reward_difference.explained(*arguments, 0.5))
     assert found["explained"] == pytest.approx(share, rel=1e-2)
+    assert found["kl"] == pytest.approx(naive_kl(policy, batch), rel=1e-4)
 
 
 def test_rebel_is_the_regression_on_the_whole_trajectory(build, policy):

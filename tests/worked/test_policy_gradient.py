@@ -39,6 +39,10 @@ def test_ratio_figures_by_hand():
     )
     below = policy_gradient.ratio_figures(torch.tensor([0.25, 1.5]).log(), 0.2)
     assert float(below["ratio_deviation_max"]) == pytest.approx(0.75)
+    log_ratio = torch.zeros(2, 3, requires_grad=True)
+    without_a_band = policy_gradient.ratio_figures(log_ratio)
+    assert list(without_a_band) == ["ratio_mean", "ratio_deviation_max"]
+    assert not any(value.requires_grad for value in without_a_band.values())
 
 
 def test_the_regulated_ratio_by_hand():

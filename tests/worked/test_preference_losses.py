@@ -128,6 +128,13 @@ def test_ktos_baseline_is_not_below_zero():
     assert loss.item() == pytest.approx(0.75)
 
 
+def test_ktos_margins_by_hand():
+    desirable = torch.tensor([True, True, False])
+    margin = checked(preference.kto_margin)(torch.tensor([1.0, 2.0, 3.0]), desirable)
+    assert margin.tolist() == [-1.0, 0.0, -1.0]
+    assert preference.kto_margin(torch.tensor([-1.0, -2.0, 0.0]), desirable).tolist() == [-1, -2, 0]
+
+
 def test_kto_weighs_the_two_labels():
     gain, desirable = leaf(0.0, 0.0, 0.0), torch.tensor([True, False, False])
     loss = preference.kto_loss(gain, desirable, 2.0, 3.0, 0.5)

@@ -152,7 +152,7 @@ class AWM:
             advantage = rows.per_row(advantage)
         clip_range = math.inf if settings.clip_range is None else settings.clip_range
         loss = policy_gradient.ppo_loss(log_ratio, advantage, clip_range)
-        metrics = policy_gradient.ratio_figures(log_ratio.detach(), clip_range)
+        metrics = policy_gradient.ratio_figures(log_ratio, clip_range)
         if settings.kl_weight > 0:
             kl = prediction_kl(prediction, predict(policy, rows, "reference")).mean()
             loss = loss + settings.kl_weight * kl

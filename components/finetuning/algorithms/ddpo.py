@@ -130,7 +130,7 @@ class PolicyGradient:
         taken = policy.transition(batch.x_t, batch.step, batch.conditioning)
         log_prob = taken.log_prob_per_dim(batch.x_prev)
         log_ratio = log_prob - batch.log_prob_old
-        metrics = policy_gradient.ratio_figures(log_ratio.detach(), self.clip_range)
+        metrics = policy_gradient.ratio_figures(log_ratio, self.clip_range)
         if self.estimator == "score_function":
             loss = policy_gradient.score_function_loss(log_prob, batch.advantage)
         else:

@@ -115,7 +115,7 @@ class DGPO:
         import torch
 
         from components.finetuning.interfaces import LossOutput
-        from components.finetuning.losses import forward_process
+        from components.finetuning.losses import forward_process, policy_gradient
         from components.finetuning.losses.kl import prediction_kl
         from components.finetuning.noising import noised, predict
 
@@ -130,11 +130,8 @@ class DGPO:
         if settings.clip_range is not None:
             advantage = batch.advantage[:, None].expand_as(log_ratio)
             far = forward_process.gone_far(log_ratio, advantage, settings.clip_range)
-        metrics = {
-            "ratio_mean": log_ratio.exp().mean(),
-            "ratio_deviation_max": (log_ratio.exp() - 1).abs().max(),
-            "clip_fraction": far.float().mean(),
-        }
+        metrics = policy_gradient.ratio_figures(log_ratio)
+        metrics["clip_fraction"] = far.float().mean()
         compared, kl = error_old, None
         if settings.compare_with == "reference" or settings.kl_weight > 0:
             reference = predict(policy, rows, "reference")

@@ -136,12 +136,7 @@ class DPOK:
             "ppo": policy_gradient.ppo_loss,
         }[settings.clip]
         loss = settings.reward_weight * surrogate(log_ratio, batch.advantage, settings.clip_range)
-        ratio = log_ratio.detach().exp()
-        metrics = {
-            "ratio_mean": ratio.mean(),
-            "ratio_deviation_max": (ratio - 1).abs().max(),
-            "clip_fraction": policy_gradient.clip_fraction(log_ratio.detach(), settings.clip_range),
-        }
+        metrics = policy_gradient.ratio_figures(log_ratio, settings.clip_range)
         if settings.kl_weight > 0:
             kl = self._kl(policy, batch, prediction)
             loss = loss + settings.kl_weight * kl

@@ -87,11 +87,9 @@ class FlowDPPO:
         divergence = exact_kl(taken.mean.detach(), batch.mean_old, taken.std)
         limit = self.max_divergence
         loss = policy_gradient.divergence_masked_loss(log_ratio, batch.advantage, divergence, limit)
-        ratio = log_ratio.detach().exp()
         gone = policy_gradient.leaving(log_ratio, batch.advantage, divergence, limit)
         metrics = {
-            "ratio_mean": ratio.mean(),
-            "ratio_deviation_max": (ratio - 1).abs().max(),
+            **policy_gradient.ratio_figures(log_ratio),
             "divergence": divergence.mean(),
             "masked_fraction": gone.float().mean(),
         }

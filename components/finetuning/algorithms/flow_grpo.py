@@ -98,7 +98,7 @@ class FlowGRPO:
         taken = policy.transition(batch.x_t, batch.step, batch.conditioning)
         log_ratio = taken.log_prob_per_dim(batch.x_prev) - batch.log_prob_old
         loss = policy_gradient.ppo_loss(log_ratio, batch.advantage, self.clip_range)
-        metrics = policy_gradient.ratio_figures(log_ratio.detach(), self.clip_range)
+        metrics = policy_gradient.ratio_figures(log_ratio, self.clip_range)
         if self.kl_weight > 0:
             kl = step_kl(policy, batch, taken, self.kl)
             loss = loss + self.kl_weight * kl

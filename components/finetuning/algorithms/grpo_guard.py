@@ -108,7 +108,7 @@ class GRPOGuard:
             step_size = flow_sampler(policy.sampler).step_size(batch.step, len(batch))
             weighted = weighted / step_size.flatten()
         loss = policy_gradient.ppo_loss(log_ratio, weighted, settings.clip_range)
-        metrics = policy_gradient.ratio_figures(log_ratio.detach(), settings.clip_range)
+        metrics = policy_gradient.ratio_figures(log_ratio, settings.clip_range)
         if settings.kl_weight > 0:
             kl = step_kl(policy, batch, taken, settings.kl)
             loss = loss + settings.kl_weight * kl

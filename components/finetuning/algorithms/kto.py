@@ -108,12 +108,11 @@ class KTO:
             settings.undesirable_weight,
         )
         gains = found.gain.detach()
-        sign = batch.desirable.float() * 2 - 1
         return LossOutput(
             loss,
             {
                 "implicit_acc": preference.implicit_accuracy(
-                    sign * (gains - gains.mean().clamp_min(0))
+                    preference.kto_margin(gains, batch.desirable)
                 ),
                 "logit_size": dpo_beta * gains.abs().mean(),
                 "gain_w": _mean(gains, batch.desirable),

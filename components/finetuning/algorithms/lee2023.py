@@ -160,7 +160,8 @@ class Lee2023:
         error = denoising_error(policy, batch, settings.levels, generator)
         loss = (batch.reward * error).mean()
         metrics = {"error": error.detach().mean()}
-        if batch.pretraining is not None and settings.pretraining is not None:
+        if settings.pretraining is not None:
+            assert batch.pretraining is not None, "the experience draws them"
             beside = denoising_error(policy, batch.pretraining, settings.levels, generator).mean()
             loss = loss + settings.pretraining.weight * beside
             metrics["pretraining_error"] = beside.detach()

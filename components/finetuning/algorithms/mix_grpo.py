@@ -92,8 +92,8 @@ class MixGRPOSettings(GroupSettings):
         window ends with the steps, and (0, 1) again; without `roll_back`, (3, 4) for ever.
         """
         last = max(0, len(steps) - self.window_size)
-        places = -(-last // self.stride) + 1
-        moved = number // self.rounds_per_window
-        place = moved % places if self.roll_back else min(moved, places - 1)
+        place = number // self.rounds_per_window
+        if self.roll_back:
+            place %= -(-last // self.stride) + 1
         start = min(place * self.stride, last)
         return tuple(steps[start : start + self.window_size])

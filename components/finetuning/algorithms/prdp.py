@@ -112,7 +112,7 @@ class PRDP:
         Memory does not grow with images and steps, see two_pass.py.
         """
         from components.finetuning.interfaces import LossOutput
-        from components.finetuning.losses import reward_difference
+        from components.finetuning.losses import policy_gradient, reward_difference
         from components.finetuning.two_pass import score_with_reference
 
         settings = self.settings
@@ -131,11 +131,9 @@ class PRDP:
             settings.clip_range,
             settings.step_reduction,
         )
-        ratio = (scores.log_prob.detach() - log_prob_old).exp()
         total = reward_difference.over_steps(log_ratio.detach(), settings.step_reduction)
         metrics = {
-            "ratio_mean": ratio.mean(),
-            "ratio_deviation_max": (ratio - 1).abs().max(),
+            **policy_gradient.ratio_figures(scores.log_prob - log_prob_old),
             "kl": scores.kl.mean(),
             "implicit_acc": reward_difference.pair_accuracy(total, reward, group),
             "explained": reward_difference.explained(

@@ -107,7 +107,7 @@ class Rebel:
         Memory does not grow with images and steps, see two_pass.py.
         """
         from components.finetuning.interfaces import LossOutput
-        from components.finetuning.losses import reward_difference
+        from components.finetuning.losses import policy_gradient, reward_difference
         from components.finetuning.two_pass import score_again
 
         beta = self.settings.regression_beta
@@ -115,12 +115,11 @@ class Rebel:
         log_ratio = log_prob - batch.log_prob_old.to(log_prob.device)
         reward, group = batch.reward.to(log_prob.device), batch.group.to(log_prob.device)
         total = reward_difference.over_steps(log_ratio, "sum")
-        ratio, moved = log_ratio.detach().exp(), total.detach()
+        moved = total.detach()
         return LossOutput(
             reward_difference.rebel_loss(total, reward, group, beta),
             {
-                "ratio_mean": ratio.mean(),
-                "ratio_deviation_max": (ratio - 1).abs().max(),
+                **policy_gradient.ratio_figures(log_ratio),
                 "implicit_acc": reward_difference.pair_accuracy(moved, reward, group),
                 "explained": reward_difference.explained(moved, reward, group, beta),
             },

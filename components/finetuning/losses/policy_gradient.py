@@ -66,18 +66,20 @@ def score_function_loss(
     return -(advantage * log_prob).mean()
 
 
-def ratio_figures(log_ratio: Float[Tensor, " b"], clip_range: float) -> dict[str, Tensor]:
+def ratio_figures(
+    log_ratio: Float[Tensor, "*b"], clip_range: float | None = None
+) -> dict[str, Tensor]:
     """Mean ratio, its largest |ρ - 1| (a guard wants 0 before the first update), and the share
-    outside of the band.
+    outside of the band, if there is one.
 
     Worked: ρ = (2, 1.1, 1, 0.5) with a band of 0.2: 1.15, 1 and 0.5.
     """
+    log_ratio = log_ratio.detach()
     ratio = log_ratio.exp()
-    return {
-        "ratio_mean": ratio.mean(),
-        "ratio_deviation_max": (ratio - 1).abs().max(),
-        "clip_fraction": clip_fraction(log_ratio, clip_range),
-    }
+    figures = {"ratio_mean": ratio.mean(), "ratio_deviation_max": (ratio - 1).abs().max()}
+    if clip_range is not None:
+        figures["clip_fraction"] = clip_fraction(log_ratio, clip_range)
+    return figures
 
 
 def regulated_log_ratio(

@@ -101,17 +101,25 @@ def kto_loss(
 ) -> Float[Tensor, ""]:
     """Mean of `w_y (1 - σ(y β (g - z)))`, y = ±1, z = max(0, mean g): Diffusion-KTO (2404.04465).
 
-    z, what the policy has gained on the whole batch, is a constant: no gradient flows through it.
     At the reference the loss is ½ for weights of 1.
 
     Worked: β = 1, g = (log 3 + 0.5, 0.5 - log 3 + 0.2, 0.3), the first two desirable: the mean is
     0.5 = z, so y β (g - z) = (log 3, 0.2 - log 3, 0.2) and 1 - σ = (0.25, 0.710665, 0.450166); the
     mean is 0.470277. Its gradient by g is -y σ(1 - σ) / 3 = (-0.0625, -0.068540, 0.082506).
     """
-    baseline = gain.detach().mean().clamp_min(0)
-    sign = torch.where(desirable, 1.0, -1.0).to(gain)
     weight = torch.where(desirable, desirable_weight, undesirable_weight).to(gain)
-    return (weight * (1 - (sign * dpo_beta * (gain - baseline)).sigmoid())).mean()
+    return (weight * (1 - (dpo_beta * kto_margin(gain, desirable)).sigmoid())).mean()
+
+
+def kto_margin(gain: Float[Tensor, " b"], desirable: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """`y (g - z)`, y = ±1, z = max(0, mean g): above 0 where a sample's label is borne out.
+
+    z, what the policy has gained on the whole batch, is a constant: no gradient flows through it.
+
+    Worked: g = (1, 2, 3), the first two desirable: z = 2 and the margins are (-1, 0, -1).
+    """
+    baseline = gain.detach().mean().clamp_min(0)
+    return torch.where(desirable, 1.0, -1.0).to(gain) * (gain - baseline)
 
 
 def implicit_accuracy(margin: Float[Tensor, " b"]) -> Float[Tensor, ""]:
