@@ -12,10 +12,12 @@ DISCUSSION: dict[str, str] = {
     "did not improve at all.",
     "2": "On many prompts PRDP gains less than DDPO, on few prompts more, both by little: the "
     "claim does not reproduce. It is one of stability, over tens of thousands of updates and "
-    "100,000 prompts, where DDPO collapses; nothing collapses in so few. At four times the rate "
-    "it is PRDP that breaks first. An update of its profile has the pairs of two prompts, where "
-    "one of DDPO has transitions of the whole round; and the clip binds only from a round's second "
-    "update on.",
+    "100,000 prompts, where DDPO collapses; nothing collapses in so few. Nor does a DDPO that "
+    "compares each image with its round and not with others of its prompt, which is all that is "
+    "left to it where prompts hardly come back. At four times the rate both break, PRDP first, "
+    "for an update of its profile has the pairs of two prompts, where one of DDPO has transitions "
+    "of many; and neither breaks when every update has the whole round, as PRDP's paper has it at "
+    "small scale. What steadies the two here is the size of an update and not the loss.",
     "3": "In the rounds themselves, whose noise is refined by what was liked, HERO needs about a "
     "quarter of D3PO's labels on two seeds, and half of what D3PO had on the third, where D3PO "
     "does not get there: the claim holds. Part of it is selection: prompts come back, and images "
@@ -54,10 +56,12 @@ DISCUSSION: dict[str, str] = {
     "it for reward as it goes.",
 }
 """By the claim's number."""
-SMALL_ROUNDS = (
-    "Its reward rises, its judge not surely: on the flow, reward and judge agree less within a "
-    "prompt than on the U-Net. Its paper has ten times the images a round, and hundreds of rounds."
-)
-METHODS: dict[str, str] = {"awm": SMALL_ROUNDS, "crd": SMALL_ROUNDS}
+METHODS: dict[str, str] = {
+    "awm": "Nor is there one in twice the rounds: on the flow, reward and judge agree less within "
+    "a prompt than on the U-Net, and its paper has ten times the images a round, and hundreds of "
+    "rounds.",
+    "crd": "There is in twice the rounds: its reward rises from the start, and on the flow the "
+    "judge follows a reward late, for the two agree less within a prompt than on the U-Net.",
+}
 """For a method that does not improve over the base here: what its paper needs that the miniature
 lacks."""
