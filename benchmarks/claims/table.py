@@ -388,13 +388,7 @@ CLAIMS = (
     Claim(
         "9",
         "Over-optimisation: judge and diversity against the reward, every method",
-        {
-            **{name: _of(name) for name in METHODS},
-            **{
-                f"{name}, twice the rounds": Arm(name, rounds=2 * ROUNDS, form="further")
-                for name in ("awm", "crd")  # which do not improve in as many as the others
-            },
-        },
+        {name: _of(name) for name in METHODS},
         everything,
         every_method=True,
     ),

@@ -13,7 +13,9 @@ import torch
 from components.contracts.errors import GuardError, QuarantinedData, SettingsError
 from components.contracts.seeds import torch_generator
 from components.contracts.settings import load_block
-from components.diffusion import rollout
+from components.diffusion import predict_with_gradient, rollout
+from components.finetuning.algorithms.denoising import denoising_error
+from components.finetuning.algorithms.sampling_gradient import reward_metrics, reward_of_latents
 from components.finetuning.batches import LabelledSamples, Prompts
 from components.finetuning.settings import Settings
 from tests.finetuning.conftest import METHODS, outs
@@ -211,6 +213,60 @@ def test_refl_alternates_with_samples_of_the_pretrained_model(build: Any, policy
         build(METHODS["refl"] | {"pretraining": None}).algorithm.loss(
             policy, drawn, torch_generator(0)
         )
+
+
+def test_figures_of_rewards_carry_no_graph() -> None:
+    figures = reward_metrics(torch.tensor([1.0, 3.0], requires_grad=True))
+    assert {name: float(value) for name, value in figures.items()} == {
+        "reward": 2.0,
+        "reward_std": 1.0,
+    }
+    assert not any(value.requires_grad for value in figures.values())
+
+
+@pytest.mark.parametrize("draw_per", ["image", "batch"])
+def test_refl_scores_what_a_random_step_foretells(build: Any, policy: Any, draw_per: str) -> None:
+    method = METHODS["refl"] | {"pretraining": None, "draw_per": draw_per, "reward_weight": 0.5}
+    collected = build(method).experience.collect(policy, torch_generator(0, "round", 0))
+    batch = next(iter(collected.updates))[0]
+    draws = len(batch) if draw_per == "image" else 1
+    step = torch.randint(0, 2, (draws,), generator=torch_generator(2, "loss")).expand(len(batch))
+    assert set(step.tolist()) == ({0, 1} if draw_per == "image" else {int(step[0])})
+    with torch.no_grad():
+        x0 = predict_with_gradient(
+            policy, batch.conditioning, batch.seeds, step, checkpointing=False
+        )
+        reward = reward_of_latents(policy, Redness(), x0, batch.texts, checkpointing=False)
+    target = float(reward.median())
+    made = build(method | {"target": target})
+    output = made.algorithm.loss(policy, batch, torch_generator(2, "loss"))
+    found = {name: float(value) for name, value in output.metrics.items()}
+    assert len(set(reward.tolist())) == 3
+    assert found == pytest.approx(
+        {
+            "reward": float(reward.mean()),
+            "reward_std": float(reward.std(correction=0)),
+            # The one that lies on the target has reached it.
+            "reached_target": 2 / 3,
+        },
+        rel=1e-4,
+    )
+    hinge = float((target - reward).clamp_min(0).mean())
+    assert output.loss.item() == pytest.approx(0.5 * hinge, rel=1e-3)
+
+
+def test_refl_weighs_its_denoising_loss(build: Any, policy: Any) -> None:
+    beside = METHODS["refl"]["pretraining"] | {"weight": 0.3}
+    made = build(METHODS["refl"] | {"pretraining": beside})
+    updates = list(made.experience.collect(policy, torch_generator(0, "round", 0)).updates)
+    (samples,) = updates[1]
+    assert len(samples) == 3
+    output = made.algorithm.loss(policy, samples, torch_generator(0, "loss"))
+    levels = made.algorithm.settings.pretraining.levels
+    with torch.no_grad():
+        error = denoising_error(policy, samples, levels, torch_generator(0, "loss")).mean()
+    assert float(output.metrics["pretraining_error"]) == pytest.approx(float(error), rel=1e-5)
+    assert output.loss.item() == pytest.approx(0.3 * float(error), rel=1e-5)
 
 
 def test_samples_of_the_pretrained_model_are_its_own(build: Any, policy: Any) -> None:

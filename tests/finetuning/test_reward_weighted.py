@@ -13,6 +13,7 @@ from components.contracts.errors import GuardError, SettingsError
 from components.contracts.seeds import torch_generator
 from components.finetuning.algorithms.denoising import denoising_error
 from tests.finetuning.conftest import METHODS
+from tests.finetuning.test_step_pairs import move
 
 
 class Reader:
@@ -135,6 +136,31 @@ def test_losses_are_weighted_means_of_denoising_errors(build: Any, policy: Any, 
     assert len(set(batch.reward.tolist())) > 1
     found = {"loss": float(output.loss.detach())} | {k: float(v) for k, v in output.metrics.items()}
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_supervised_baseline_tells_how_far_it_is_from_the_reference(
+    build: Any, policy: Any
+) -> None:
+    made = build(METHODS["supervised"] | {"kl": "output", "kl_weight": 0.3})
+    found = made.experience.collect(policy, torch_generator(0, "round", 0))
+    (batch,) = next(iter(found.updates))
+    move(policy)
+    generator = torch_generator(0, "loss")
+    level = policy.sampler.draw_level(len(batch), generator)
+    noise = torch.randn(batch.x0.shape, generator=generator)
+    x_t, target = level.add_noise(batch.x0, noise), level.target(batch.x0, noise)
+    with torch.no_grad():
+        ours, base = (
+            policy.predict_at(x_t, level, batch.conditioning, adapter)
+            for adapter in ("train", "reference")
+        )
+    output = made.algorithm.loss(policy, batch, torch_generator(0, "loss"))
+    assert len(batch) > 1
+    kl = float(((ours - base) ** 2).mean())
+    assert float(output.metrics["kl"]) == pytest.approx(kl, rel=1e-4)
+    error = ((ours - target) ** 2).mean(dim=(1, 2, 3))
+    expected = float((batch.reward * error).mean()) + 0.3 * kl
+    assert output.loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_hive_weighs_by_the_exponential_of_the_reward(build: Any, policy: Any) -> None:

@@ -25,6 +25,8 @@ def test_timesteps_are_some_of_the_levels_of_the_distillation() -> None:
     sampler = ConsistencySampler(stable_diffusion_schedule(), 4)
     assert [int(sampler.timestep(step)) for step in range(4)] == [999, 759, 499, 259]
     assert int(ConsistencySampler(stable_diffusion_schedule(), 1).timestep(0)) == 999
+    only = ConsistencySampler(stable_diffusion_schedule(), 1, original_inference_steps=1)
+    assert int(only.timestep(0)) == 999
 
 
 def test_every_step_but_the_last_has_the_density_of_new_noise() -> None:

@@ -125,7 +125,7 @@ class DGPO:
         error, error_old = (
             prediction_kl(output, rows.target).view(len(batch), -1) for output in (prediction, old)
         )
-        log_ratio = (error_old - error).detach()
+        log_ratio = error_old - error
         far = torch.zeros_like(log_ratio, dtype=torch.bool)
         if settings.clip_range is not None:
             advantage = batch.advantage[:, None].expand_as(log_ratio)

@@ -142,6 +142,6 @@ class PRDP:
         }
         if settings.clip_range is not None:
             metrics["clip_fraction"] = reward_difference.step_clip_fraction(
-                log_ratio.detach(), log_ratio_old, settings.clip_range
+                log_ratio, log_ratio_old, settings.clip_range
             )
         return LossOutput(loss, metrics)

@@ -200,6 +200,6 @@ class ReFL:
         reward = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
         metrics = {
             **reward_metrics(reward),
-            "reached_target": (reward.detach() >= settings.target).float().mean(),
+            "reached_target": (reward >= settings.target).float().mean(),
         }
         return LossOutput(settings.reward_weight * hinge_loss(reward, settings.target), metrics)
