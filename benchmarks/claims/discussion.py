@@ -58,4 +58,4 @@ DISCUSSION: dict[str, str] = {
 """By the claim's number."""
 METHODS: dict[str, str] = {}
 """For a method that does not improve over the base here: what its paper needs that the miniature
-lacks. None does not, at present."""
+lacks. At present there is none."""
