@@ -165,7 +165,9 @@ def test_arithmetic_is_in_single_precision_whatever_comes_in() -> None:
     ],
 )
 def test_timesteps_of_each_spacing(spacing: str, expected: list[int]) -> None:
-    assert stable_diffusion_schedule(spacing=spacing).timesteps(5).tolist() == expected
+    schedule = stable_diffusion_schedule(spacing=spacing)
+    assert schedule.timesteps(5).tolist() == expected
+    assert schedule.timesteps(1).tolist() == [1 if spacing == "leading" else 999]
 
 
 def test_which_steps_have_a_density() -> None:
