@@ -170,6 +170,17 @@ def test_timesteps_of_each_spacing(spacing: str, expected: list[int]) -> None:
     assert schedule.timesteps(1).tolist() == [1 if spacing == "leading" else 999]
 
 
+def test_levels_are_drawn_from_the_steps_or_from_all_timesteps() -> None:
+    sampler = DDIMSampler(stable_diffusion_schedule(), 5)
+    generator = torch.Generator().manual_seed(0)
+    drawn = sampler.draw_level(100, generator, "sampler").timestep
+    assert set(drawn.tolist()) == {801, 601, 401, 201, 1}
+    drawn = sampler.draw_level(100, generator, "training").timestep
+    assert len(set(drawn.tolist())) > 80
+    assert 0 <= int(drawn.min()) < 50
+    assert 950 < int(drawn.max()) < 1000
+
+
 def test_which_steps_have_a_density() -> None:
     everywhere = DDIMSampler(stable_diffusion_schedule(), 5, 1.0)
     all_but_last = DDIMSampler(stable_diffusion_schedule(final_alpha=1.0), 5, 1.0)
