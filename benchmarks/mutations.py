@@ -311,11 +311,13 @@ def run(path: Path, known: dict[str, Any], jobs: int) -> dict[str, Any]:
     survivors = [
         mutant.name for mutant, is_dead in zip(found, verdicts, strict=True) if not is_dead
     ]
-    print(
-        f"{name}: {sum(verdicts)} of {len(found)} caught, {time.monotonic() - began:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+    if found:
+        seconds_taken = time.monotonic() - began
+        print(
+            f"{name}: {sum(verdicts)} of {len(found)} caught, {seconds_taken:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     return {
         "digest": digest,
         "digest_of_tests": of_tests,
