@@ -35,7 +35,7 @@ class Steps(NamedTuple):
 
 
 def after_moving(made: Method, policy: Policy, scale: float = 1.0) -> tuple[Transitions, Steps]:
-    """The first batch of the first round, which the adapter has left behind so far."""
+    """The first batch of the first round, drawn before the adapter moved by `scale`."""
     collected = made.experience.collect(policy, torch_generator(0, "round"))
     batch = next(iter(collected.updates))[0]
     assert len(batch) > 2
