@@ -1,0 +1,155 @@
+"""Pictures on their way into a model: their range checked, resized, cropped and normalised.
+
+All on tensors and on the device, without PIL and without a disk. Bytes are rounded where Pillow
+rounds, so that a picture gets the features that the model's own image processor would give it;
+floats are not rounded, so that gradients flow to the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from components.contracts.errors import DataError, ModelError
+
+RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+"""Pillow's number of a filter, as image processor configs hold it, and torch's name."""
+Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+"""Bytes, or floats in [0, 1]."""
+RANGE_TOLERANCE = 1e-3
+"""How far a float may lie outside [0, 1]: a decoder's last rounding, not another range."""
+
+
+def check_images(images: Tensor, what: str) -> None:
+    """Refuse what is no batch of pictures in one of the two ranges.
+
+    Raises:
+        DataError: another shape or type, a value that is not finite, or floats in another range
+            such as [-1, 1] or [0, 255].
+    """
+    allowed = "uint8, or float in [0, 1], of shape [b, 3, h, w]"
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(f"{what}: images of shape {list(images.shape)}", allowed=allowed)
+    if images.dtype == torch.uint8 or not images.numel():
+        return
+    if not images.is_floating_point():
+        raise DataError(f"{what}: images of type {images.dtype}", allowed=allowed)
+    low, high = (float(value) for value in images.detach().aminmax())
+    # Written so that a NaN fails as well.
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise DataError(f"{what}: image values from {low:.4g} to {high:.4g}", allowed=allowed)
+
+
+def as_float(images: Images) -> Float32[Tensor, "b 3 h w"]:
+    """Values in [0, 1], with the graph of floats."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def as_bytes(images: Images) -> UInt8[Tensor, "b 3 h w"]:
+    """Values in 0..255, rounded, without a graph."""
+    if images.dtype == torch.uint8:
+        return images
+    return (images.detach() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image processor does, as it stands in `preprocessor_config.json`."""
+
+    size: int
+    """Pixels of the shortest edge after resizing."""
+    crop: int
+    """Side of the central square that is cut out afterwards."""
+    filter: str
+    """A name of `RESAMPLING`."""
+    mean: tuple[float, ...]
+    """Of each channel, taken off."""
+    std: tuple[float, ...]
+    """Of each channel, divided by."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str) -> Preprocessing:
+        """Read an image processor's config.
+
+        Raises:
+            ModelError: a key is missing or has a value that is not known here.
+        """
+        try:
+            return cls(
+                size=_edge(config.get("size", {})),
+                crop=_edge(config.get("crop_size", config.get("size", {}))),
+                filter=RESAMPLING[int(config.get("resample", 3))],
+                mean=tuple(map(float, config["image_mean"])),
+                std=tuple(map(float, config["image_std"])),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"image processor: cannot use {error}",
+                file=source,
+                allowed="size, image_mean, image_std, resample 0, 2 or 3",
+            ) from None
+
+    def resize(self, images: Images) -> Images:
+        """Shortest edge to `size`, then the centre; bytes stay bytes, floats keep their graph."""
+        if images.dtype == torch.uint8:
+            resized = self._resized(images.float()).round().clamp(0, 255)
+            return self._centred(resized).to(torch.uint8)
+        return self._centred(self._resized(images.float()).clamp(0, 1))
+
+    def normalise(self, images: Images) -> Float32[Tensor, "b 3 s s"]:
+        """To the range that the image tower was trained on."""
+        pixels = as_float(images)
+        centre, spread = (
+            torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return (pixels - centre) / spread
+
+    def __call__(self, images: Images) -> Float32[Tensor, "b 3 s s"]:
+        """Resized, cropped and normalised."""
+        return self.normalise(self.resize(images))
+
+    def _resized(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        factor = self.size / min(height, width)
+        if factor == 1:
+            return images
+        target = (round(height * factor), round(width * factor))
+        antialias = self.filter != "nearest-exact"
+        return F.interpolate(images, size=target, mode=self.filter, antialias=antialias)
+
+    def _centred(self, images: Tensor) -> Tensor:
+        top, left = ((edge - self.crop) // 2 for edge in images.shape[-2:])
+        return images[..., top : top + self.crop, left : left + self.crop]
+
+
+def in_equal_parts(
+    count: int, size: int, compute: Callable[[Tensor], Float[Tensor, " n"]]
+) -> Float[Tensor, " b"]:
+    """`compute` on the rows 0..count-1, `size` at a time; the last part is filled up with its last
+    row.
+
+    Every pass then has the same number of rows, so that a matrix product never takes another code
+    path for a short batch: a score does not depend on how many images came along with its own.
+    """
+    scores = []
+    for start in range(0, count, size):
+        rows = torch.arange(start, start + size).clamp_max(count - 1)
+        scores.append(compute(rows)[: count - start])
+    return torch.cat(scores) if scores else torch.zeros(0)
+
+
+def _edge(size: Any) -> int:
+    """One length in pixels from the forms that image processor configs have had."""
+    if isinstance(size, int):
+        return size
+    for key in ("shortest_edge", "height"):
+        if key in size:
+            return int(size[key])
+    raise KeyError("size")
