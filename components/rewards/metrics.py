@@ -99,3 +99,61 @@ def calibration(
             )
     error = sum(abs(found.predicted - found.observed) * found.count for found in bins)
     return bins, error / len(margin)
+
+
+@dataclass(frozen=True)
+class MarginBin:
+    """Held-out pairs of which the model is about as sure."""
+
+    low: float
+    """Smallest |score_a - score_b|, in log-odds."""
+    high: float
+    """Largest."""
+    accuracy: Accuracy
+
+
+def accuracy_by_margin(
+    margin: Float[Tensor, " n"],
+    preference: Float[Tensor, " n"],
+    group: Int[Tensor, " n"],
+    num_bins: int = 4,
+) -> list[MarginBin]:
+    """Accuracy of the decided pairs in bins of equal size, from the least sure to the surest.
+
+    A model that knows what it does not know is near 1/2 in the first and near 1 in the last.
+    """
+    decided = (preference != 0.5).nonzero()[:, 0]
+    order = decided[margin[decided].abs().argsort(stable=True)]
+    parts = [part for part in order.tensor_split(num_bins) if len(part)]
+    return [
+        MarginBin(
+            float(margin[part].abs().min()),
+            float(margin[part].abs().max()),
+            pair_accuracy(margin[part], preference[part], group[part]),
+        )
+        for part in parts
+    ]
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Whether scores have run away: a reward that is always sure has no gradient left to give."""
+
+    share: float
+    """Of pairs with a predicted probability below 0.01 or above 0.99."""
+    accuracy: float | None
+    """Of those pairs that are decided; None without any."""
+
+
+def saturation(
+    margin: Float[Tensor, " n"], preference: Float[Tensor, " n"], certain: float = 0.99
+) -> Saturation:
+    """How many pairs the model is certain about, and how often rightly.
+
+    Worked: margins 5, -5, 1 (P = 0.993, 0.007, 0.73) with y = 1, 1, 1: share 2/3, accuracy 1/2.
+    """
+    sure = torch.sigmoid(margin.double().abs()) > certain
+    decided = sure & (preference != 0.5)
+    right = (margin > 0) == (preference > 0.5)
+    accuracy = float(right[decided].double().mean()) if decided.any() else None
+    return Saturation(float(sure.double().mean()), accuracy)

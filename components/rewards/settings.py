@@ -2,32 +2,142 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.contracts.settings import StrictModel
 
 
-class Settings(StrictModel):
-    """Which CLIP becomes the reward model, and how it learns from the pairs."""
+class LoraSettings(StrictModel):
+    """Low-rank updates of the towers' linear layers (2106.09685), merged when the model is kept."""
 
-    backbone: str = Field(min_length=1)
-    """Folder of a `transformers.CLIPModel` or `VisionTextDualEncoderModel` with tokenizer and image
-    processor, or a hub name."""
+    rank: int = Field(8, ge=1, le=1024)
+    """Of each update."""
+    alpha: int = Field(16, ge=1, le=65536)
+    """Each update is scaled by alpha / rank."""
+    targets: tuple[str, ...] = (
+        *("q_proj", "k_proj", "v_proj", "out_proj"),  # CLIP
+        *("query", "key", "value", "qkv", "projection"),  # BLIP
+    )
+    """Ends of the names of layers that get one; what a tower does not have is passed over."""
+
+
+class BackboneSettings(StrictModel):
+    """The pretrained model that becomes the reward model, and what of it learns."""
+
+    architecture: Literal["two_towers", "cross_attention", "frozen_mlp"] = "two_towers"
+    """CLIP's cosine (PickScore, HPSv2); a text tower that attends to the picture, with an MLP
+    (ImageReward); or an MLP on CLIP's frozen embeddings (Lee et al.)."""
+    source: str = Field(min_length=1)
+    """Folder or hub name: a `CLIPModel` or `VisionTextDualEncoderModel`; for cross_attention a
+    `BlipForImageTextRetrieval`, or `image/` and `text/` as the stage writes them."""
     trainable: Literal["all", "last_layers", "heads"] = "all"
-    """What learns: every weight; the last third of each tower's layers and what follows; or only
-    the two projections and the logit scale. A large backbone forgets less when less of it moves."""
+    """What learns: every weight; the last third of each tower's layers and the head; or the head
+    alone. A large backbone forgets less when less of it moves. An MLP on frozen embeddings learns
+    its head whatever stands here."""
+    lora: LoraSettings | None = None
+    """Low-rank updates in place of the towers' own weights; the head learns beside them."""
+
+
+class PromptClassificationSettings(StrictModel):
+    """Lee et al.'s auxiliary loss: a good image's own prompt must win against others."""
+
+    weight: float = Field(0.5, gt=0.0, le=100.0)
+    """Beside the main loss."""
+    temperature: float = Field(2.0, gt=0.0, le=1000.0)
+    """Divides the scores in the softmax."""
+    num_prompts: int = Field(4, ge=2, le=64)
+    """The own prompt and others of its category. The paper perturbs each prompt by the rules of its
+    templates; a category is what every prompt list has."""
+
+
+class EnsembleSettings(StrictModel):
+    """Preference strengths by an ensemble ("Secrets of RLHF", part II), and labels from them."""
+
+    members: int = Field(10, ge=2, le=100)
+    """Reward models that are trained for it; the paper's ten."""
+    share: float = Field(0.5, gt=0.0, le=1.0)
+    """Of the prompts, drawn for each member. The strength of a pair is asked only of members that
+    were not trained on it, unless this is 1 as in the paper: a model that has learnt a label by
+    heart does not contradict it."""
+    flip_fraction: float = Field(0.2, ge=0.0, le=0.5)
+    """Weakest of the decided pairs, flipped as far as the ensemble contradicts them."""
+    soften_fraction: float = Field(0.2, ge=0.0, le=0.5)
+    """The next weakest, which become ties."""
+    smooth_fraction: float = Field(0.1, ge=0.0, le=0.5)
+    """The strongest, which are smoothed."""
+    smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+    """How far the strongest are moved towards a tie."""
+    adaptive_margin: bool = True
+    """Whether the loss asks for as much margin as the ensemble gives."""
+
+
+class ObjectiveSettings(StrictModel):
+    """What the reward model learns from the labels. The defaults are plain Bradley-Terry."""
+
+    ties: Literal["half", "davidson", "leave_out"] = "half"
+    """A tie is half a win each; an outcome of its own, by Davidson's model; or left out."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """How far each label is moved towards a tie, for annotators who err."""
+    data_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Iterative data smoothing: after each epoch labels move by this part towards what the model
+    believes; 0 is off."""
+    annotators: Literal["alike", "reliability"] = "alike"
+    """All judgements count the same; or how often each annotator errs is learnt (Crowd-BT)."""
+    rankings: Literal["pairs", "plackett_luce"] = "pairs"
+    """Rankings as the pairs that they contain, or as whole orders."""
+    ratings_weight: float = Field(0.0, ge=0.0, le=100.0)
+    """Of the loss on pictures that were rated on their own (good or bad, Likert); 0 leaves ratings
+    out."""
+    ratings_loss: Literal["ordinal", "squared_error"] = "ordinal"
+    """Learnt thresholds between the steps of a scale; or Lee et al.'s squared error."""
+    prompt_classification: PromptClassificationSettings | None = None
+    """Null is off."""
+    ensemble: EnsembleSettings | None = None
+    """Null is off."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.ties == "davidson" and self.annotators == "reliability":
+            raise ValueError(
+                "ties davidson and annotators reliability exclude one another: "
+                "Crowd-BT has no outcome for a tie; take ties half or leave_out"
+            )
+        return self
+
+
+class LearningCurveSettings(StrictModel):
+    """Whether more labels would help: the same training on parts of the prompts."""
+
+    shares: tuple[float, ...] = (0.125, 0.25, 0.5)
+    """Of the training prompts; all of them is the training itself. Empty leaves the curve out."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if list(self.shares) != sorted(set(self.shares)) or not all(0 < s < 1 for s in self.shares):
+            raise ValueError("shares must rise, each above 0 and below 1")
+        return self
+
+
+class Settings(StrictModel):
+    """Which backbone becomes the reward model, and how it learns from the labels."""
+
+    backbone: BackboneSettings
+    objective: ObjectiveSettings = ObjectiveSettings()
     epochs: int = Field(6, ge=1, le=1000)
-    """Passes over the training pairs; the epoch with the lowest validation loss is kept,
-    and the backbone as it was where no epoch beats it."""
+    """Passes over the training labels; the epoch with the lowest validation loss is kept, and the
+    backbone as it was where no epoch beats it."""
+    patience: int = Field(3, ge=1, le=1000)
+    """Epochs without a lower validation loss after which the training stops."""
     batch_size: int = Field(64, ge=1, le=65536)
-    """Pairs of one update; a batch is made of whole prompts, so it can hold a few more."""
+    """Judgements of one update; a batch is made of whole prompts, so it can hold a few more."""
     learning_rate: float = Field(3.0e-4, gt=0.0, le=1.0)
     """Peak of AdamW's step size: a short warm-up, then a cosine to zero."""
     weight_decay: float = Field(0.01, ge=0.0, le=10.0)
     """Of matrices; biases, norms and the logit scale are left alone."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    """How far each label is moved towards a tie, for annotators who err."""
     horizontal_flip: bool = False
     """Mirror each training image half of the time. Not for prompts that say left or right."""
+    cache_megabytes: int = Field(1024, ge=0, le=10**6)
+    """Memory for decoded pictures; and again as much for the states of towers that do not learn."""
+    learning_curve: LearningCurveSettings = LearningCurveSettings()

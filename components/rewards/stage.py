@@ -1,4 +1,4 @@
-"""The body of stage 3: read the pairs, train, measure on prompts that were held out, write."""
+"""The body of stage 3: read the labels, train, measure on prompts that were held out, write."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.contracts.artifacts import write_json, write_text
+from components.contracts.artifacts import write_csv, write_json
 from components.contracts.stage import StageContext, log_inputs, write_manifest
 from components.rewards.settings import Settings
 
 if TYPE_CHECKING:
+    from components.rewards.backbones import RewardModel
     from components.rewards.dataset import Preferences
-    from components.rewards.metrics import CalibrationBin
-    from components.rewards.model import RewardModel
-    from components.rewards.train import Epoch, Training
+    from components.rewards.fit import Epoch
 
 PREFERENCES = Path("data/preferences")
 MODEL = Path("models/reward")
 REPORT = Path("reports/rewards.json")
 CURVE = Path("reports/rewards_curve.csv")
 CALIBRATION = Path("reports/rewards_calibration.csv")
+LEARNING = Path("reports/rewards_learning.csv")
 
 
 def run(settings: Settings, context: StageContext) -> dict[str, float]:
@@ -33,16 +33,24 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         GuardError: training met a number that is not finite, or ended with a constant score.
     """
     from components.contracts.device import find_device
+    from components.rewards.backbones import open_backbone
     from components.rewards.dataset import read_preferences
-    from components.rewards.model import RewardModel
+    from components.rewards.report import measure
     from components.rewards.train import train
 
     started = time.monotonic()
     root = context.root
-    local = (root / settings.backbone).is_dir()
-    inputs = {"preferences": PREFERENCES} | ({"backbone": Path(settings.backbone)} if local else {})
-    model = RewardModel.from_clip(root / settings.backbone if local else settings.backbone)
-    data = read_preferences(root / PREFERENCES, model.resize)
+    source = settings.backbone.source
+    local = (root / source).is_dir()
+    inputs = {"preferences": PREFERENCES} | ({"backbone": Path(source)} if local else {})
+    model = open_backbone(
+        settings.backbone.architecture,
+        root / source if local else source,
+        context.generator("backbone"),
+    )
+    data = read_preferences(
+        root / PREFERENCES, model.preprocessing.resize, settings.cache_megabytes
+    )
     digests = log_inputs(context, **inputs)
     model.to(find_device(context.compute))
 
@@ -56,16 +64,13 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
             step=epoch.update,
         )
 
-    backbone_accuracy = _test_accuracy(model, data)
     training = train(model, data, settings, context.generator("training"), report_epoch)
     _standardise(model, data)
-    report, bins = _measure(model, data, training, backbone_accuracy)
+    report = measure(model, data, training)
 
     model.save(root / MODEL)
-    write_json(root / REPORT, report)
-    write_text(root / CURVE, _curve(training.epochs))
-    write_text(root / CALIBRATION, _calibration(bins))
-    for path in (REPORT, CURVE, CALIBRATION):
+    _write_report(root, report, training.fitted.epochs)
+    for path in (REPORT, CURVE, CALIBRATION, LEARNING):
         context.tracker.log_artifact(root / path)
     write_manifest(context, settings, digests, time.monotonic() - started)
     return {name: value for name, value in report.items() if isinstance(value, int | float)} | {
@@ -74,25 +79,23 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     }
 
 
-def _test_accuracy(model: RewardModel, data: Preferences) -> float:
-    from components.rewards.metrics import pair_accuracy
-    from components.rewards.train import pair_margin
-
-    pairs = data.splits["test"]
-    margin = pair_margin(model, data, pairs, "scoring test images with the backbone")
-    return pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a]).value
-
-
 def _standardise(model: RewardModel, data: Preferences) -> None:
     """Set mean and std of the reward to those of the scores of the training images."""
     import torch
 
     from components.contracts.errors import GuardError
-    from components.rewards.train import score_images
+    from components.rewards.states import States
 
-    pairs = data.splits["train"]
-    images = torch.cat([pairs.image_a, pairs.image_b]).unique()
-    scores = score_images(model, data, images, "measuring the scale of the reward").double()
+    images = torch.cat(
+        [
+            data.splits["train"].image_a,
+            data.splits["train"].image_b,
+            data.rankings["train"].image,
+            data.ratings["train"].image,
+        ]
+    ).unique()
+    states = States(model, data, cache_megabytes=0)
+    scores = states.scores(images, "measuring the scale of the reward").double()
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     if not std > 1e-6:
         raise GuardError(
@@ -101,59 +104,36 @@ def _standardise(model: RewardModel, data: Preferences) -> None:
     model.mean, model.std = mean, std
 
 
-def _measure(
-    model: RewardModel, data: Preferences, training: Training, backbone_accuracy: float
-) -> tuple[dict[str, Any], list[CalibrationBin]]:
-    import torch
-
-    from components.rewards.metrics import calibration, pair_accuracy
-    from components.rewards.train import pair_margin
-
-    pairs = data.splits["test"]
-    prompts = data.prompt_of[pairs.image_a]
-    margin = pair_margin(model, data, pairs, "scoring test images")
-    overall = pair_accuracy(margin, pairs.preference, prompts)
-    by_category = {}
-    for category in sorted(set(pairs.categories)):
-        rows = torch.tensor([found == category for found in pairs.categories])
-        if (pairs.preference[rows] != 0.5).any():
-            found = pair_accuracy(margin[rows], pairs.preference[rows], prompts[rows])
-            by_category[category] = {
-                "accuracy": found.value,
-                "accuracy_low": found.low,
-                "accuracy_high": found.high,
-                "pairs": found.count,
-            }
-    bins, error = calibration(margin, pairs.preference)
-    report = {
-        "accuracy": overall.value,
-        "accuracy_low": overall.low,
-        "accuracy_high": overall.high,
-        "backbone_accuracy": backbone_accuracy,
-        "calibration_error": error,
-        "train_pairs": len(data.splits["train"]),
-        "validation_pairs": len(data.splits["validation"]),
-        "test_pairs": len(pairs),
-        "test_ties": len(pairs) - overall.count,
-        "best_update": training.best.update,
-        "validation_accuracy": training.best.validation_accuracy,
-        "score_mean": model.mean,
-        "score_std": model.std,
-        "by_category": by_category,
-    }
-    return report, bins
+def _write_report(root: Path, report: dict[str, Any], epochs: Sequence[Epoch]) -> None:
+    write_json(root / REPORT, report)
+    write_csv(
+        root / CURVE,
+        ("update", "train_loss", "validation_loss", "validation_accuracy"),
+        [
+            (e.update, *_rounded(e.train_loss, e.validation_loss, e.validation_accuracy))
+            for e in epochs
+        ],
+    )
+    write_csv(
+        root / CALIBRATION,
+        ("predicted", "observed", "count"),
+        [
+            (*_rounded(found["predicted"], found["observed"]), found["count"])
+            for found in report["calibration"]
+        ],
+    )
+    write_csv(
+        root / LEARNING,
+        ("judgements", "accuracy", "accuracy_low", "accuracy_high"),
+        [
+            (
+                point["judgements"],
+                *_rounded(point["accuracy"], point["accuracy_low"], point["accuracy_high"]),
+            )
+            for point in report["learning_curve"]
+        ],
+    )
 
 
-def _curve(epochs: Sequence[Epoch]) -> str:
-    lines = ["update,train_loss,validation_loss,validation_accuracy"]
-    lines += [
-        f"{e.update},{e.train_loss:.6f},{e.validation_loss:.6f},{e.validation_accuracy:.6f}"
-        for e in epochs
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _calibration(bins: Sequence[CalibrationBin]) -> str:
-    lines = ["predicted,observed,count"]
-    lines += [f"{found.predicted:.6f},{found.observed:.6f},{found.count}" for found in bins]
-    return "\n".join(lines) + "\n"
+def _rounded(*values: float) -> list[str]:
+    return [f"{value:.6f}" for value in values]

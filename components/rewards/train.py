@@ -1,52 +1,64 @@
-"""Trains a reward model on pairs of images, whole prompts in a batch; the best epoch is kept.
+"""Trains a reward model: once on the labels as they are, or first an ensemble that mends them.
 
-As in ImageReward (2304.05977) all pairs of a prompt share one forward pass: an image that stands in
-three pairs is encoded once, and not learnt by heart from three updates.
+With `objective.ensemble` the labels of the training pairs are looked at by an ensemble before the
+model that is kept is trained ("Secrets of RLHF", part II, 2401.06080; see losses/strength.py). Each
+member is trained on a share of the prompts, and the strength of a pair comes from the members that
+were not trained on its prompt.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
 
-from components.contracts.errors import GuardError
-from components.contracts.progress import progress, track
-from components.rewards.dataset import Pairs, Preferences
-from components.rewards.losses import bradley_terry_loss, fit_scale
-from components.rewards.metrics import pair_accuracy
-from components.rewards.model import RewardModel
-from components.rewards.settings import Settings
+from components.rewards.backbones import RewardModel
+from components.rewards.dataset import Preferences
+from components.rewards.fit import Epoch, Fitted, Trainer, fit, pair_margin
+from components.rewards.freezing import merge_lora, set_trainable
+from components.rewards.labels import Targets
+from components.rewards.losses.strength import Strength, preference_strength, relabel
+from components.rewards.metrics import Accuracy, pair_accuracy
+from components.rewards.settings import EnsembleSettings, Settings
+from components.rewards.states import States
 
-WARMUP = 0.05
-"""Part of the run in which the learning rate rises from zero."""
-MAX_GRADIENT_NORM = 1.0
-SCORED_TOGETHER = 128
-"""Images of one forward pass without gradient."""
+Report = Callable[[Epoch], None]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What is known at the end of a pass over the training pairs; update 0 is the backbone."""
+class Mended:
+    """What an ensemble has made of the labels."""
 
-    update: int
-    train_loss: float
-    validation_loss: float
-    """At the logit scale that suits the validation pairs best; log 2 = 0.693 knows nothing."""
-    validation_accuracy: float
+    strength: Strength
+    targets: Targets
+    num_flipped: int
+    num_softened: int
+    num_smoothed: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Held-out accuracy of a training on a part of the labels."""
+
+    prompts: int
+    judgements: int
+    accuracy: Accuracy
 
 
 @dataclass(frozen=True)
 class Training:
-    """The course of a training; the model itself was changed in place and holds the best epoch."""
+    """The course of a training; the model itself was changed in place."""
 
-    epochs: tuple[Epoch, ...]
-    best: Epoch
+    fitted: Fitted
+    mended: Mended | None
+    backbone_accuracy: Accuracy
+    curve: tuple[CurvePoint, ...]
+    """Rising; the last point is the model that is kept."""
+    learnt_reliability: bool
+    """Whether the objective asks how often each annotator errs."""
 
 
 def train(
@@ -54,211 +66,140 @@ def train(
     data: Preferences,
     settings: Settings,
     generator: torch.Generator,
-    report: Callable[[Epoch], None] = lambda epoch: None,
+    report: Report = lambda epoch: None,
 ) -> Training:
-    """Fit `model` to the training pairs and leave it at the epoch of the lowest validation loss.
-
-    The loss chooses, not the accuracy: on a few hundred pairs it is much less noisy. CLIP's logit
-    scale tells captions apart and is too sure of itself about two pictures of one caption, so each
-    epoch is judged at the scale that suits the validation pairs best, and the kept model gets that
-    scale.
+    """Fit `model` to the training labels of `data`.
 
     Args:
-        generator: CPU generator of the shuffling and of the mirroring; the only randomness.
-        report: called after each epoch.
+        model: changed in place.
+        data: preferences.
+        settings: of the stage.
+        generator: CPU generator; the only randomness.
+        report: called after each epoch of the model that is kept.
 
     Raises:
         GuardError: the loss or the gradient is not finite.
+        SettingsError: what should learn is not there.
     """
-    # eval(): CLIP's dropout would draw from the global generator.
-    model.eval()
-    named = trainable_parameters(model, settings.trainable)
-    optimizer = torch.optim.AdamW(_decay_groups(named, settings.weight_decay), lr=0.0)
-    parameters = [parameter for _, parameter in named]
-    pairs = data.splits["train"]
-    tokens = model.tokenize(data.prompts)
-    epochs: list[Epoch] = []
-    best_state: dict[str, Tensor] = {}
-    best_scale = 1.0
-    seen = update = 0
-    with progress("training the reward model", settings.epochs * len(pairs)) as bar:
-        for number in range(settings.epochs + 1):
-            # The backbone itself is the first candidate: training that makes it worse is not kept.
-            loss_sum = 0.0 if number else _loss_sum(model, data, pairs)
-            batches = prompt_batches(data, pairs, settings.batch_size, generator)
-            for rows in batches if number else ():
-                rate = learning_rate(seen / (settings.epochs * len(pairs)))
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * rate
-                margin = _training_margin(model, data, tokens, pairs, rows, settings, generator)
-                loss = bradley_terry_loss(
-                    margin,
-                    torch.zeros_like(margin),
-                    pairs.preference[rows].to(margin.device),
-                    settings.label_smoothing,
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-                if not (loss.isfinite() and norm.isfinite()):
-                    raise GuardError(
-                        f"reward training: update {update}: loss {loss.item()}, gradient norm "
-                        f"{norm.item()}; stopped before the step (try a lower learning_rate)"
-                    )
-                optimizer.step()
-                update, seen = update + 1, seen + len(rows)
-                loss_sum += loss.item() * len(rows)
-                bar.advance(len(rows))
-            epoch, scale = _close_epoch(model, data, update, loss_sum / len(pairs))
-            if not epochs or epoch.validation_loss < min(e.validation_loss for e in epochs):
-                best_state = {name: value.detach().clone() for name, value in named}
-                best_scale = scale
-            epochs.append(epoch)
-            report(epoch)
-            bar.advance(0, f"held-out accuracy {epoch.validation_accuracy:.3f}")
-    with torch.no_grad():
-        for name, parameter in named:
-            parameter.copy_(best_state[name])
-        model.clip.logit_scale.fill_(math.log(best_scale))
-    return Training(tuple(epochs), min(epochs, key=lambda epoch: epoch.validation_loss))
+    named = set_trainable(model, settings.backbone, generator)
+    states = States(model, data, settings.cache_megabytes)
+    trainer = Trainer(model, named, data, states, settings)
+    start = trainer.start()
+    before = held_out_accuracy(states, data, "scoring test images with the backbone")
+    everything = _trained_prompts(data)
+    everything = everything[torch.randperm(len(everything), generator=generator)]
+    curve = []
+    for share in settings.learning_curve.shares:
+        # The parts are nested: a point has all the labels of the one before it.
+        part = everything[: max(1, round(share * len(everything)))]
+        _train_on(part, trainer, generator, f"training on {share:.1%} of the prompts")
+        curve.append(_point(states, data, part))
+        trainer.go_back(start)
+    fitted, mended = _train_on(everything, trainer, generator, "training the reward model", report)
+    curve.append(_point(states, data, everything))
+    merge_lora(model)
+    reliability = settings.objective.annotators == "reliability"
+    return Training(fitted, mended, before, tuple(curve), reliability)
 
 
-def trainable_parameters(model: RewardModel, trainable: str) -> list[tuple[str, nn.Parameter]]:
-    """Named weights that learn; all others are frozen. `trainable` as in `Settings`."""
-    clip = model.clip
-    heads = ("visual_projection", "text_projection", "logit_scale")
-    prefixes: list[str] = [""]
-    if trainable != "all":
-        prefixes = list(heads)
-    if trainable == "last_layers":
-        for tower in ("vision_model", "text_model"):
-            prefixes += [f"{tower}.{name}" for name in _last_third(getattr(clip, tower))]
-    clip.requires_grad_(False)
-    named = [
-        (name, parameter)
-        for name, parameter in clip.named_parameters()
-        if name.startswith(tuple(prefixes))
-    ]
-    for _, parameter in named:
-        parameter.requires_grad_(True)
-    return named
+def held_out_accuracy(states: States, data: Preferences, description: str) -> Accuracy:
+    """On the pairs of the test split."""
+    pairs = data.splits["test"]
+    margin = pair_margin(states, pairs, description)
+    return pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a])
 
 
-def _last_third(tower: nn.Module) -> list[str]:
-    """Names of a tower's last layers and of what follows its encoder, rounded up."""
-    encoder: nn.Module = tower.get_submodule("encoder")
-    # One list of layers in a transformer; stages with a list each in a convolutional tower.
-    layers = [
-        name
-        for name, module in encoder.named_modules(prefix="encoder")
-        if re.search(r"(?:^|\.)layers\.\d+$", name)
-    ]
-    last = layers[len(layers) - math.ceil(len(layers) / 3) :]
-    behind = [name for name, _ in tower.named_children() if name not in ("embeddings", "encoder")]
-    return [f"{name}." for name in (*last, *behind)]
-
-
-def learning_rate(done: float) -> float:
-    """Factor of the peak at a part `done` of the run: linear warm-up, then a cosine to zero."""
-    if done < WARMUP:
-        return (done + WARMUP / 10) / (WARMUP * 1.1)
-    return 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
-
-
-def prompt_batches(
-    data: Preferences, pairs: Pairs, batch_size: int, generator: torch.Generator
-) -> Iterator[Int64[Tensor, " k"]]:
-    """Rows of `pairs` in batches of whole prompts: `batch_size` or more, but for the last."""
-    prompts = data.prompt_of[pairs.image_a]
-    order = prompts.unique()
-    batch: list[Tensor] = []
-    for prompt in order[torch.randperm(len(order), generator=generator)]:
-        batch.append((prompts == prompt).nonzero()[:, 0])
-        if sum(map(len, batch)) >= batch_size:
-            yield torch.cat(batch)
-            batch = []
-    if batch:
-        yield torch.cat(batch)
-
-
-@torch.no_grad()
-def score_images(
-    model: RewardModel, data: Preferences, rows: Int64[Tensor, " k"], description: str
-) -> Float[Tensor, " k"]:
-    """Raw scores of the images in `rows`, each with its own prompt, on the CPU."""
-    prompts, text_row = data.prompt_of[rows].unique(return_inverse=True)
-    tokens = model.tokenize([data.prompts[int(prompt)] for prompt in prompts])
-    text = torch.cat([model.text_features(part) for part in tokens.split(SCORED_TOGETHER)])
-    chunks = list(zip(rows.split(SCORED_TOGETHER), text_row.split(SCORED_TOGETHER), strict=True))
-    scores = []
-    for images, words in track(chunks, description, len(chunks)):
-        pixels = model.normalise(data.pixels[images].to(model.device))
-        scores.append(model.score(model.image_features(pixels), text[words]).cpu())
-    return torch.cat(scores)
-
-
-def pair_margin(
-    model: RewardModel, data: Preferences, pairs: Pairs, description: str
-) -> Float[Tensor, " n"]:
-    """score_a - score_b of every pair, without gradient: the log-odds that a is preferred."""
-    images, where = torch.cat([pairs.image_a, pairs.image_b]).unique(return_inverse=True)
-    score_a, score_b = score_images(model, data, images, description)[where].chunk(2)
-    return score_a - score_b
-
-
-def _training_margin(
-    model: RewardModel,
-    data: Preferences,
-    tokens: Int64[Tensor, "p n"],
-    pairs: Pairs,
-    rows: Int64[Tensor, " k"],
-    settings: Settings,
+def _train_on(
+    prompts: Int64[Tensor, " p"],
+    trainer: Trainer,
     generator: torch.Generator,
-) -> Float[Tensor, " k"]:
-    """score_a - score_b of the pairs in `rows`, each image and each prompt encoded once."""
-    images, where = torch.cat([pairs.image_a[rows], pairs.image_b[rows]]).unique(
-        return_inverse=True
+    description: str,
+    report: Report = lambda epoch: None,
+) -> tuple[Fitted, Mended | None]:
+    """The whole recipe on some of the prompts, from where the trainer's model stands."""
+    ensemble = trainer.settings.objective.ensemble
+    mended = _mend(prompts, trainer, ensemble, generator) if ensemble else None
+    targets = mended.targets if mended else None
+    fitted = fit(
+        trainer,
+        generator,
+        targets=targets,
+        prompts=prompts,
+        description=description,
+        report=report,
     )
-    prompts, text_row = data.prompt_of[images].unique(return_inverse=True)
-    pixels = data.pixels[images]
-    if settings.horizontal_flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-    image = model.image_features(model.normalise(pixels.to(model.device)))
-    text = model.text_features(tokens[prompts.to(tokens.device)])
-    scores = model.score(image, text[text_row.to(text.device)])
-    score_a, score_b = scores[where.to(scores.device)].chunk(2)
-    return score_a - score_b
+    return fitted, mended
 
 
-def _loss_sum(model: RewardModel, data: Preferences, pairs: Pairs) -> float:
-    margin = pair_margin(model, data, pairs, "scoring training images with the backbone")
-    loss = bradley_terry_loss(margin, torch.zeros_like(margin), pairs.preference)
-    return float(loss) * len(pairs)
+def _mend(
+    prompts: Int64[Tensor, " p"],
+    trainer: Trainer,
+    settings: EnsembleSettings,
+    generator: torch.Generator,
+) -> Mended:
+    """Train the members, ask them about the labels, and leave the model as it was."""
+    pairs, data = trainer.data.splits["train"], trainer.data
+    prompt = data.prompt_of[pairs.image_a]
+    start = trainer.start()
+    margins = torch.full((settings.members, len(pairs)), torch.nan)
+    for member in range(settings.members):
+        order = torch.randperm(len(prompts), generator=generator)
+        part = prompts[order[: max(1, round(settings.share * len(prompts)))]]
+        trainer.model.draw_head(generator)
+        fit(
+            trainer,
+            generator,
+            prompts=part,
+            description=f"ensemble, member {member + 1} of {settings.members}",
+        )
+        margin = pair_margin(trainer.states, pairs, "asking it about the labels")
+        asked = torch.isin(prompt, prompts)
+        if settings.share < 1:
+            asked &= ~torch.isin(prompt, part)
+        margins[member] = torch.where(asked, margin, torch.nan)
+        trainer.go_back(start)
+    strength = preference_strength(margins, pairs.preference)
+    return _mended(strength, torch.isin(prompt, prompts), pairs.preference, settings)
 
 
-@torch.no_grad()
-def _close_epoch(
-    model: RewardModel, data: Preferences, update: int, train_loss: float
-) -> tuple[Epoch, float]:
-    """What the validation pairs say, and the logit scale that suits them best."""
-    pairs = data.splits["validation"]
-    margin = pair_margin(model, data, pairs, "scoring validation images")
-    scale = float(model.clip.logit_scale.exp())
-    best_scale = fit_scale(margin / scale, pairs.preference)
-    calibrated = margin * (best_scale / scale)
-    loss = bradley_terry_loss(calibrated, torch.zeros_like(calibrated), pairs.preference)
-    accuracy = pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a])
-    return Epoch(update, train_loss, float(loss), accuracy.value), best_scale
+def _mended(
+    strength: Strength,
+    chosen: Bool[Tensor, " n"],
+    preference: Float[Tensor, " n"],
+    settings: EnsembleSettings,
+) -> Mended:
+    """New labels of the chosen pairs; the others keep theirs."""
+    found = relabel(
+        preference[chosen],
+        strength.mean[chosen],
+        flip_fraction=settings.flip_fraction,
+        soften_fraction=settings.soften_fraction,
+        smooth_fraction=settings.smooth_fraction,
+        smoothing=settings.smoothing,
+    )
+    label, margin = preference.clone(), torch.zeros_like(preference)
+    label[chosen], margin[chosen] = found.preference, found.adaptive_margin
+    return Mended(
+        strength,
+        Targets(label, margin if settings.adaptive_margin else None),
+        num_flipped=int(found.flipped.sum()),
+        num_softened=int(found.softened.sum()),
+        num_smoothed=int(found.smoothed.sum()),
+    )
 
 
-def _decay_groups(
-    named: list[tuple[str, nn.Parameter]], weight_decay: float
-) -> list[dict[str, object]]:
-    # Decay keeps matrices small; a bias, a norm's gain or the logit scale has no reason to shrink.
-    matrices = [parameter for _, parameter in named if parameter.ndim > 1]
-    others = [parameter for _, parameter in named if parameter.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+def _trained_prompts(data: Preferences) -> Int64[Tensor, " p"]:
+    """Those of the training split."""
+    images = (
+        data.splits["train"].image_a,
+        data.rankings["train"].image,
+        data.ratings["train"].image,
+    )
+    return data.prompt_of[torch.cat(images)].unique()
+
+
+def _point(states: States, data: Preferences, prompts: Int64[Tensor, " p"]) -> CurvePoint:
+    pairs = data.splits["train"]
+    judged = torch.isin(data.prompt_of[pairs.image_a], prompts)
+    accuracy = held_out_accuracy(states, data, "scoring test images")
+    return CurvePoint(len(prompts), int(judged.sum()), accuracy)

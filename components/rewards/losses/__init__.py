@@ -1,0 +1,1 @@
+"""Losses of reward models, one idea a file. Pure: tensors in, tensors out."""
