@@ -8,13 +8,15 @@ import pytest
 
 from components.contracts.settings import BaseSettings, ComputeSettings
 from components.contracts.stage import StageContext
-from components.rewards.settings import Settings
+from components.rewards.settings import BackboneSettings, Settings
 from components.rewards.stage import run
 from components.tracking import NullTracker
 from tests.rewards.world import rows, write_world
 from tests.support.tiny_clip import tiny_clip
 
-SETTINGS = Settings(backbone="clip", epochs=5, batch_size=24, learning_rate=3e-3)
+SETTINGS = Settings(
+    backbone=BackboneSettings(source="clip"), epochs=5, batch_size=24, learning_rate=3e-3
+)
 
 
 def project(root: Path) -> StageContext:

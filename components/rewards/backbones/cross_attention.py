@@ -121,9 +121,12 @@ class CrossAttention(RewardModel):
         self, image: Float[Tensor, "b m d"], text: Int64[Tensor, "b n"]
     ) -> Float32[Tensor, " b"]:
         """The MLP of the first token's state. What fills up a row is masked."""
+        pad = self.tokenizer.pad_token_id
+        # CLIP's tokenizer fills up with the mark that ends a prompt: its first one is read.
+        num_read = int(pad == self.tokenizer.eos_token_id)
         states = self.text_tower(
             input_ids=text,
-            attention_mask=(text != self.tokenizer.pad_token_id).long(),
+            attention_mask=((text == pad).cumsum(dim=1) <= num_read).long(),
             encoder_hidden_states=image,
         ).last_hidden_state
         return self.head(states[:, 0])
