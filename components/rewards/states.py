@@ -60,9 +60,12 @@ class States:
     @torch.no_grad()
     def scores(self, rows: Int64[Tensor, " k"], description: str) -> Float[Tensor, " k"]:
         """The same without a graph, on the CPU, some at a time."""
+        if not len(rows):
+            return torch.zeros(0)
         chunks = rows.split(TOGETHER)
-        found = [self.score(chunk).cpu() for chunk in track(chunks, description, len(chunks))]
-        return torch.cat(found) if found else torch.zeros(0)
+        return torch.cat(
+            [self.score(chunk).cpu() for chunk in track(chunks, description, len(chunks))]
+        )
 
     def prompt_scores(
         self, rows: Int64[Tensor, " k"], prompts: Int64[Tensor, "k p"]
