@@ -9,18 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from components.evaluation.charts import line_chart, nice_ticks, path_chart, short, smoothed
 from components.evaluation.grid import Block, draw_grid
-from components.evaluation.wording import (
-    count,
-    hacking_line,
-    headline,
-    percent_interval,
-    points,
-    points_interval,
-    settings_rows,
-    signed,
-)
+from components.evaluation.wording import hacking_line, headline, settings_rows
+from components.pages.charts import line_chart, nice_ticks, path_chart, short, smoothed
+from components.pages.numbers import count, percent_interval, points, points_interval, signed
 
 
 @pytest.mark.parametrize(
