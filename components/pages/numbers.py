@@ -10,7 +10,7 @@ UNKNOWN = "not known"
 
 def percent(share: float | None, digits: int = 0) -> str:
     """A share as a percentage."""
-    return UNKNOWN if share is None else f"{100 * share:.{digits}f}{NBSP}%"
+    return UNKNOWN if share is None else _signed(f"{100 * share:.{digits}f}") + f"{NBSP}%"
 
 
 def error_percent(share: float | None) -> str:

@@ -17,7 +17,7 @@ from components.pages.numbers import FILTERS
 
 STYLE = Path(__file__).with_name("style.css")
 MAX_SIDE = 160
-"""Side of an embedded picture; larger ones are reduced, since a page must stay light."""
+"""Width of an embedded picture; larger ones are reduced, since a page must stay light."""
 
 
 def render_page(template: Path, **values: Any) -> str:
@@ -38,14 +38,17 @@ def render_page(template: Path, **values: Any) -> str:
     return environment.get_template(template.name).render(style=style, **values)
 
 
-def shown(image: UInt8[Tensor, "3 h w"], side: int) -> Image.Image:
-    """One image at the side at which it is shown."""
+def shown(image: UInt8[Tensor, "3 h w"], width: int, height: int | None = None) -> Image.Image:
+    """One image at the size at which it is shown; a square without a height."""
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    return picture.resize((side, side), Image.Resampling.LANCZOS)
+    return picture.resize((width, height or width), Image.Resampling.LANCZOS)
 
 
 def data_uri(image: UInt8[Tensor, "3 h w"]) -> str:
     """One image as a PNG inside the page."""
+    height, width = image.shape[-2:]
+    scale = min(1.0, MAX_SIDE / width)
     buffer = io.BytesIO()
-    shown(image, min(image.shape[-1], MAX_SIDE)).save(buffer, "PNG", optimize=True)
+    small = shown(image, round(width * scale), round(height * scale))
+    small.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
