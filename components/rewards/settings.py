@@ -26,8 +26,9 @@ class AuditSettings(StrictModel):
     max_shortcut: float = Field(0.5, gt=0.0, le=1000.0)
     """How much one edit may raise the reward beyond what the judge grants, in spreads of the reward
     among the images of one prompt."""
-    max_colour_correlation: float = Field(0.6, gt=0.0, le=1.0)
-    """Largest rank correlation of the reward with one colour statistic within a prompt."""
+    max_colour_correlation: float = Field(0.5, gt=0.0, le=1.0)
+    """How far one colour statistic may order the images of a prompt as the reward does, as a rank
+    correlation, beyond the judge's own."""
     min_agreement: float = Field(0.2, ge=-1.0, le=1.0)
     """Kendall's tau-b of reward and judge within a prompt: the lower end of its 95 % interval."""
 

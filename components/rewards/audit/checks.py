@@ -81,15 +81,14 @@ def _colour(colours: Sequence[ColourCorrelation], limit: float) -> Check:
     if not colours:
         alike = "the images of a prompt do not differ in colour"
         return Check("colour", 0.0, limit, True, alike, alike)
-    worst = max(colours, key=lambda found: abs(found.reward.value))
+    worst = max(colours, key=lambda found: found.excess)
     sentence = (
         f"the reward orders the images of a prompt by {worst.statistic} with a rank correlation of "
-        f"{signed(worst.reward.value)} {signed_interval((worst.reward.low, worst.reward.high))}"
+        f"{signed(worst.reward.value)} {signed_interval((worst.reward.low, worst.reward.high))}, "
+        f"the judge with {signed(worst.judge.value)}"
     )
     way = "follows" if worst.reward.value > 0 else "flees"
-    return Check(
-        "colour", abs(worst.reward.value), limit, True, sentence, f"it {way} {worst.statistic}"
-    )
+    return Check("colour", worst.excess, limit, True, sentence, f"it {way} {worst.statistic}")
 
 
 def _agreement(found: Estimate, limit: float) -> Check:

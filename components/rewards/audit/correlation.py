@@ -35,6 +35,12 @@ class ColourCorrelation:
     judge: Estimate
     """The same with the judge's score: what of it the truth explains."""
 
+    @property
+    def excess(self) -> float:
+        """The size of the reward's correlation beyond the judge's in the same direction."""
+        granted = max(0.0, self.judge.value * (1 if self.reward.value > 0 else -1))
+        return max(0.0, abs(self.reward.value) - granted)
+
 
 def spearman(x: PerImage, y: PerImage) -> float:
     """Pearson's correlation of the ranks; equal values share their mean rank.

@@ -104,9 +104,9 @@ def text(images: Images, share: float) -> Images:
     """`TEXT` in white with a black edge at the foot of the picture, `share` of its width."""
     height, width = images.shape[-2:]
     layer = Image.new("RGBA", (width, height))
-    at_100 = ImageFont.load_default(100).getlength(TEXT)
-    font = ImageFont.load_default(100 * share * width / at_100)
     edge = max(1, round(height / 128))
+    at_100 = ImageFont.load_default(100).getlength(TEXT)
+    font = ImageFont.load_default(100 * (share * width - 2 * edge) / at_100)
     ImageDraw.Draw(layer).text(
         (width / 2, height * 0.97),
         TEXT,

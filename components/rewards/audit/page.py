@@ -111,7 +111,10 @@ def _card(check: Check, report: AuditReport) -> dict[str, Any]:
             decimal(check.figure),
             f"spreads beyond what the judge grants; at most {decimal(check.limit)}",
         ),
-        "colour": (decimal(check.figure), f"rank correlation; at most {decimal(check.limit)}"),
+        "colour": (
+            decimal(check.figure),
+            f"rank correlation beyond the judge's; at most {decimal(check.limit)}",
+        ),
         "agreement": (
             decimal(agreed.value),
             f"{signed_interval((agreed.low, agreed.high))} Kendall's tau; low end at least "

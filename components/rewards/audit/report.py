@@ -57,7 +57,11 @@ def figures(report: AuditReport, data: Candidates) -> dict[str, Any]:
             for found in report.sensitivities
         },
         "colour": {
-            found.statistic: {"reward": _estimate(found.reward), "judge": _estimate(found.judge)}
+            found.statistic: {
+                "reward": _estimate(found.reward),
+                "judge": _estimate(found.judge),
+                "excess": found.excess,
+            }
             for found in report.colours
         },
     }
@@ -69,7 +73,7 @@ def metrics(report: AuditReport) -> dict[str, float]:
         "audit_captured": report.best_of_n.captured.value,
         "audit_captured_low": report.best_of_n.captured.low,
         "audit_shortcut": max(found.shortcut for found in report.sensitivities),
-        "audit_colour": max((abs(c.reward.value) for c in report.colours), default=0.0),
+        "audit_colour": max((found.excess for found in report.colours), default=0.0),
         "audit_agreement": report.agreement.value,
         "audit_passed": float(not report.failed),
     }
