@@ -31,6 +31,7 @@ from components.rewards.audit.edits import EDITS
 from components.rewards.audit.sensitivity import edit_all
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+NO_AUDIT = Path(__file__).with_name("no_audit.html.j2")
 MAX_PARTED = 6
 """Prompts that are shown where reward and judge choose differently."""
 TITLES = {
@@ -78,6 +79,11 @@ def render_audit(
         example=_example(report, data, generator),
         parted=_parted(report, data),
     )
+
+
+def render_unaudited() -> str:
+    """The page of a reward that nobody has looked at."""
+    return render_page(NO_AUDIT)
 
 
 def headline(report: AuditReport) -> str:

@@ -13,7 +13,7 @@ from components.contracts.protocols import Scorer
 from components.contracts.stage import StageContext
 from components.rewards.audit.audit import AuditReport, audit
 from components.rewards.audit.data import read_candidates
-from components.rewards.audit.page import Names, render_audit
+from components.rewards.audit.page import Names, render_audit, render_unaudited
 from components.rewards.audit.report import figures, metrics
 from components.rewards.settings import AuditSettings
 
@@ -88,3 +88,11 @@ def run_audit(scorer: Scorer, settings: AuditSettings, context: StageContext, na
     context.tracker.log_metrics(audited.metrics)
     audited.refuse(paths[1].relative_to(context.root))
     return audited
+
+
+def write_unaudited(folder: Path) -> tuple[Path, Path]:
+    """The same two files where the settings ask for no audit: that nobody looked is said."""
+    paths = folder / REPORT, folder / PAGE
+    write_json(paths[0], {"passed": None, "checks": {}})
+    write_text(paths[1], render_unaudited())
+    return paths

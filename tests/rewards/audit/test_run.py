@@ -18,7 +18,7 @@ from components.contracts.settings import BaseSettings, ComputeSettings, PluginS
 from components.contracts.stage import StageContext
 from components.rewards.audit.data import read_candidates
 from components.rewards.audit.edits import EDITS
-from components.rewards.audit.run import run_audit
+from components.rewards.audit.run import run_audit, write_unaudited
 from components.rewards.settings import AuditSettings, Settings
 from components.tracking import NullTracker
 from tests.rewards.audit.plugs import Reward
@@ -247,6 +247,12 @@ def test_the_page_is_whole_and_asks_nobody(context: StageContext) -> None:
     assert "Refused: its choice gets only" in page.text and "it follows saturation" in page.text
     assert "<b>mine</b> & yours" in page.text, "names are text, not tags"
     assert not re.search(r"\bnan\b|None|undefined", page.text)
+
+
+def test_a_reward_that_nobody_looked_at_says_so(tmp_path: Path) -> None:
+    report, page = write_unaudited(tmp_path)
+    assert json.loads(report.read_text()) == {"passed": None, "checks": {}}
+    assert "Nobody has looked" in page.read_text() and "--paper" in page.read_text()
 
 
 def test_the_stage_has_the_block_and_null_means_no_audit() -> None:
