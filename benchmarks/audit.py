@@ -116,7 +116,7 @@ def main() -> int:
             "num_prompts": len(data.prompts),
             "num_images": len(data.images),
             "settings": settings.model_dump(),
-            "refused_from": {name: refused_from(mixtures) for name, mixtures in found.items()},
+            "refused_from": {name: refused_from(found[name]) for name in rewards if rewards[name]},
             "mixtures": found,
         },
     )
