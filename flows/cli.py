@@ -72,6 +72,14 @@ def status() -> None:
 
 
 @app.command()
+def audit() -> None:
+    """Look how far the reward of the fine-tuning can be trusted, before anything climbs it."""
+    from flows.audit import audit_reward
+
+    audit_reward(Path.cwd(), _console())
+
+
+@app.command()
 def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:

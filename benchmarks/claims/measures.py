@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.claims.runs import Run
-from components.evaluation.baselines.best_of_n import selection_probabilities
+from components.contracts.selection import selection_probabilities
 from components.evaluation.statistics import clustered_bootstrap, win_outcomes
 
 Figure = Literal["correct", "score", "reward"]

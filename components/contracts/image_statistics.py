@@ -1,8 +1,8 @@
 """What can be measured of a picture without a model: how bright, how colourful, how alike.
 
-The drift guards of finetuning and the report of evaluation measure with the same three functions,
-so that a number in a curve and a number in the report mean the same. Pictures are uint8 RGB,
-results lie in [0, 1].
+The drift guards of finetuning, the report of evaluation and the audit of a reward measure with the
+same functions, so that a number in a curve and a number in a report mean the same. Pictures are
+uint8 RGB.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from torch import Tensor
 _LUMA = (0.2126, 0.7152, 0.0722)
 
 
-def brightness(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-    """Mean luma of each picture; 0 black, 1 white.
-
-    Luma is that of ITU-R BT.709, its weights applied to the gamma-coded values.
-    """
+def luma(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+    """How bright each pixel is, in [0, 1]: ITU-R BT.709's weights on the gamma-coded values."""
     weights = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
-    return (_unit(images) * weights).sum(dim=1).mean(dim=(1, 2))
+    return (_unit(images) * weights).sum(dim=1)
+
+
+def brightness(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    """Mean luma of each picture; 0 black, 1 white."""
+    return luma(images).mean(dim=(1, 2))
+
+
+def contrast(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    """Standard deviation of each picture's luma; 0 one grey, 0.5 half black and half white."""
+    return luma(images).flatten(start_dim=1).std(dim=1, correction=0)
 
 
 def saturation(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
@@ -34,6 +41,12 @@ def saturation(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     chroma = highest - pixels.amin(dim=1)
     # The smallest positive value is 1/255, so the clamp changes nothing but 0/0.
     return (chroma / highest.clamp_min(1 / 510)).mean(dim=(1, 2))
+
+
+def warmth(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    """Mean of red less blue of each picture; -1 blue, 0 neutral, 1 red."""
+    pixels = _unit(images)
+    return (pixels[:, 0] - pixels[:, 2]).mean(dim=(1, 2))
 
 
 def diversity(images: UInt8[Tensor, "b 3 h w"], groups: Int[Tensor, " b"]) -> float:

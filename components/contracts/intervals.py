@@ -1,11 +1,31 @@
-"""The interval of a share, computed in one way wherever a share is reported."""
+"""A figure with its interval, and the interval of a share, in one way wherever one is told."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 Z_95 = 1.959963984540054
 """Quantile of the standard normal that leaves 2.5 % above it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def above_zero(self) -> bool:
+        """The whole interval is positive."""
+        return self.low > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """The whole interval is negative."""
+        return self.high < 0
 
 
 def wilson_interval(share: float, num_trials: float) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from components.contracts.errors import SettingsError
+from components.contracts.protocols import Judge
 from components.contracts.settings import PluginSettings
 
 
@@ -45,3 +46,19 @@ def build_plug(plug: PluginSettings) -> Any:
         return make(**plug.arguments)
     except TypeError as error:
         raise SettingsError(f"'{plug.callable}' refuses its arguments: {error}") from None
+
+
+def build_judge(plug: PluginSettings) -> Judge:
+    """The held-out judge that the settings name.
+
+    Raises:
+        SettingsError: as `build_plug`, or the result lacks what a judge must offer.
+    """
+    judge: Judge = build_plug(plug)
+    needed = ("score", "correct", "error_rate")
+    if missing := [name for name in needed if not hasattr(judge, name)]:
+        raise SettingsError(
+            f"'{plug.callable}' gives a {type(judge).__name__} without {', '.join(missing)}",
+            allowed=f"an object with {', '.join(needed)}",
+        )
+    return judge

@@ -113,11 +113,21 @@ def _run(stage: str, body: Body, open_tracker: OpenTracker, params: Path) -> Non
             {"seed": run.seed, "base": run.base.model_dump(), stage: settings.model_dump()}
         )
         context = StageContext(stage, root, run.seed, run.compute, run.base, tracker, work)
-        _set_threads(run.compute)
+        set_threads(run.compute)
         metrics = body(settings, context)
         seconds = time.monotonic() - started
         tracker.log_metrics({**metrics, "seconds": seconds})
     print(f"{stage}: done in {seconds:.1f} s", file=sys.stderr)
+
+
+def set_threads(compute: ComputeSettings) -> None:
+    """Let this process compute with the threads that the settings name."""
+    # Results are bit-identical for one number of threads, so the settings win over the environment.
+    # A stage that has not loaded torch yet does not pay for it: the variable reaches it later.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(compute.threads)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(compute.threads)
 
 
 def log_inputs(context: StageContext, **inputs: Path) -> dict[str, str]:
@@ -169,15 +179,6 @@ def _library_versions() -> dict[str, str]:
 
     names = ("torch", "diffusers", "peft", "transformers", "mlflow", "dvc", "prefect")
     return {name: version(name) for name in names}
-
-
-def _set_threads(compute: ComputeSettings) -> None:
-    # Results are bit-identical for one number of threads, so the settings win over the environment.
-    # A stage that has not loaded torch yet does not pay for it: the variable reaches it later.
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(compute.threads)
-    else:
-        os.environ["OMP_NUM_THREADS"] = str(compute.threads)
 
 
 def _die_with_parent() -> None:

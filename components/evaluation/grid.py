@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from components.evaluation.measure import Draws, Measured
+from components.pages.page import shown
 
 MAX_SAMPLES = 4
 """Images of a prompt that are shown; more would make each too small to judge by eye."""
@@ -90,12 +91,6 @@ def draw_grid(blocks: Sequence[Block], error_rate: float) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def shown(image: UInt8[Tensor, "3 h w"], side: int) -> Image.Image:
-    """One image at the side at which it is shown."""
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def _per_category(blocks: Sequence[Block]) -> dict[str, int]:

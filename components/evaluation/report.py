@@ -5,7 +5,6 @@ The page holds everything it shows (style, charts, pictures) and asks no other m
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import math
@@ -14,15 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from torch import Tensor
 
 from components.contracts.errors import DataError
-from components.evaluation.charts import Point, line_chart, path_chart
-from components.evaluation.grid import Block, shown
+from components.evaluation.grid import Block
 from components.evaluation.wording import (
-    FILTERS,
     baseline_line,
     baseline_rows,
     data_facts,
@@ -30,10 +25,10 @@ from components.evaluation.wording import (
     headline,
     settings_rows,
 )
+from components.pages.charts import Point, line_chart, path_chart
+from components.pages.page import data_uri, render_page
 
-TEMPLATE = "report.html.j2"
-MAX_SIDE = 160
-"""Side of an embedded picture; larger ones are reduced, since a page must stay light."""
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 CURVES = (
     ("reward", "Reward", "the scorer that training climbs"),
@@ -72,16 +67,9 @@ class Materials:
 
 def render_report(evaluation: Mapping[str, Any], materials: Materials) -> str:
     """The page as HTML; the same arguments give the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
     finetuning = materials.reports.get("finetuning", {})
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
         evaluation=evaluation,
         materials=materials,
         headline=headline(evaluation),
@@ -177,16 +165,10 @@ def _tasks(blocks: Sequence[Block]) -> dict[str, list[dict[str, Any]]]:
                 "rows": [
                     (
                         name,
-                        [(_data_uri(image), ok) for image, ok in zip(images, marks, strict=True)],
+                        [(data_uri(image), ok) for image, ok in zip(images, marks, strict=True)],
                     )
                     for name, images, marks in models
                 ],
             }
         )
     return tasks
-
-
-def _data_uri(image: Tensor) -> str:
-    buffer = io.BytesIO()
-    shown(image, min(image.shape[-1], MAX_SIDE)).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

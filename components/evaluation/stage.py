@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts.artifacts import read_json, write_bytes, write_csv, write_json, write_text
-from components.contracts.errors import ModelError, SettingsError
-from components.contracts.plugins import build_plug
-from components.contracts.settings import PluginSettings
+from components.contracts.errors import ModelError
+from components.contracts.plugins import build_judge
 from components.contracts.stage import StageContext, log_inputs
 from components.evaluation.settings import Settings
 
@@ -58,7 +57,7 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         return choose_draws(root / PROMPTS, seed, per_category, samples_per_prompt)
 
     draws = choose(settings.samples_per_prompt)
-    judge = load_judge(settings.judge)
+    judge = build_judge(settings.judge)
     curves = read_curves(root / CURVES) if (root / CURVES).exists() else {}
     reports = {name: read_json(root / path) for name, path in _earlier_reports(root).items()}
     adapter = read_json(root / ADAPTER) if (root / ADAPTER).exists() else {}
@@ -116,23 +115,6 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     for path in (REPORT, BY_CATEGORY, GRID, PAGE):
         context.tracker.log_artifact(root / path)
     return flat_metrics(evaluation)
-
-
-def load_judge(plug: PluginSettings) -> Judge:
-    """The held-out judge that the settings name.
-
-    Raises:
-        SettingsError: the path cannot be imported, the call refuses its arguments, or the result
-            lacks what a judge must offer.
-    """
-    judge: Judge = build_plug(plug)
-    needed = ("score", "correct", "error_rate")
-    if missing := [name for name in needed if not hasattr(judge, name)]:
-        raise SettingsError(
-            f"'{plug.callable}' gives a {type(judge).__name__} without {', '.join(missing)}",
-            allowed=f"an object with {', '.join(needed)}",
-        )
-    return judge
 
 
 def _bench(settings: Settings, context: StageContext, judge: Judge) -> Bench:

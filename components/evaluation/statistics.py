@@ -6,14 +6,13 @@ treats the prompt as the unit that was drawn at random (a cluster), its images a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from components.contracts.intervals import Z_95, wilson_interval
+from components.contracts.intervals import Z_95, Estimate, wilson_interval
 
 DRAWS_AT_ONCE = 1_000_000
 """Clusters that the bootstrap draws at a time, which bounds its memory."""
@@ -21,25 +20,6 @@ DRAWS_AT_ONCE = 1_000_000
 Floats = Float[NDArray[np.float64], " n"]
 Clusters = Int[NDArray[np.int64], " n"]
 HackingSign = Literal["no", "watch", "yes"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def above_zero(self) -> bool:
-        """The whole interval is positive."""
-        return self.low > 0
-
-    @property
-    def below_zero(self) -> bool:
-        """The whole interval is negative."""
-        return self.high < 0
 
 
 def clustered_bootstrap(

@@ -6,7 +6,31 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.contracts.settings import StrictModel
+from components.contracts.settings import PluginSettings, StrictModel
+
+
+class AuditSettings(StrictModel):
+    """How far the reward can be trusted before anything climbs it, and how far it must be."""
+
+    judge: PluginSettings
+    """Who looks at what the reward picks (protocol `Judge`); never the reward."""
+    max_prompts: int = Field(100, ge=2, le=100_000)
+    """Held-out prompts whose images are looked at; fewer where there are not so many."""
+    edited_per_prompt: int = Field(2, ge=1, le=1000)
+    """Images of each prompt that are edited, about 35 times each: most of the audit's time."""
+    num_resamples: int = Field(2000, ge=100, le=100_000)
+    """Resamples of the bootstrap behind each interval."""
+    min_captured: float = Field(0.3, ge=-10.0, le=1.0)
+    """Of the gain of the judge's own best-of-n, the share that the reward's choice must get: the
+    lower end of its 95 % interval. 0 is chance."""
+    max_shortcut: float = Field(0.5, gt=0.0, le=1000.0)
+    """How much one edit may raise the reward beyond what the judge grants, in spreads of the reward
+    among the images of one prompt."""
+    max_colour_correlation: float = Field(0.5, gt=0.0, le=1.0)
+    """How far one colour statistic may order the images of a prompt as the reward does, as a rank
+    correlation, beyond the judge's own."""
+    min_agreement: float = Field(0.2, ge=-1.0, le=1.0)
+    """Kendall's tau-b of reward and judge within a prompt: the lower end of its 95 % interval."""
 
 
 class LoraSettings(StrictModel):
@@ -141,3 +165,5 @@ class Settings(StrictModel):
     cache_megabytes: int = Field(1024, ge=0, le=10**6)
     """Memory for decoded pictures; and again as much for the states of towers that do not learn."""
     learning_curve: LearningCurveSettings = LearningCurveSettings()
+    audit: AuditSettings | None = None
+    """Null trusts the reward without a look."""

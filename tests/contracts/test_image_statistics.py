@@ -5,7 +5,13 @@ from itertools import combinations
 import pytest
 import torch
 
-from components.contracts.image_statistics import brightness, diversity, saturation
+from components.contracts.image_statistics import (
+    brightness,
+    contrast,
+    diversity,
+    saturation,
+    warmth,
+)
 
 
 def plain(*rgb: int) -> torch.Tensor:
@@ -25,6 +31,17 @@ def test_saturation_is_zero_for_greys_and_black():
     # A brown of (200, 150, 100): (200 - 100) / 200 = 0.5.
     found = saturation(torch.cat([BLACK, WHITE, RED, GREY, plain(200, 150, 100)]))
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 1.0, 0.0, 0.5]))
+
+
+def test_contrast_is_the_spread_of_the_luma():
+    half = torch.cat([BLACK, WHITE], dim=3)
+    torch.testing.assert_close(contrast(half), torch.tensor([0.5]))
+    assert contrast(RED).item() == 0
+
+
+def test_warmth_is_red_less_blue():
+    found = warmth(torch.cat([BLACK, WHITE, RED, plain(0, 255, 255), plain(200, 150, 98)]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 1.0, -1.0, 0.4]))
 
 
 def test_diversity_of_black_and_white_is_one_and_groups_do_not_mix():

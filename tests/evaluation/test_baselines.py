@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from components.contracts.selection import selection_probabilities
 from components.contracts.stage import stage_main
-from components.evaluation.baselines.best_of_n import best_of_n, selection_probabilities
+from components.evaluation.baselines.best_of_n import best_of_n
 from components.evaluation.baselines.choice import Choice, choice_figures
 from components.evaluation.baselines.prompt_search import rephrased, search, updated
 from components.evaluation.measure import Draws, Verdicts

@@ -1,82 +1,15 @@
-"""Charts, wording and the grid's parts: exact where a number or a sentence could mislead."""
+"""Wording and the grid's parts: exact where a sentence could mislead."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from io import BytesIO
 
 import pytest
 import torch
 from PIL import Image
 
-from components.evaluation.charts import line_chart, nice_ticks, path_chart, short, smoothed
 from components.evaluation.grid import Block, draw_grid
-from components.evaluation.wording import (
-    count,
-    hacking_line,
-    headline,
-    percent_interval,
-    points,
-    points_interval,
-    settings_rows,
-    signed,
-)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 1, [0, 0.5, 1]),
-        (0.43, 0.61, [0.45, 0.5, 0.55, 0.6]),
-        (-1.2, 3.4, [0, 2]),
-        (0, 7680, [0, 2000, 4000, 6000]),
-        (0, 2.3e-4, [0, 1e-4, 2e-4]),
-    ],
-)
-def test_ticks_are_round_and_inside(low: float, high: float, ticks: list[float]):
-    assert nice_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_short_numbers():
-    values = (0, 0.5, 1234, 7680, 12000, -0.25, 1e-4, 2e-7)
-    assert [short(value) for value in values] == [
-        "0", "0.5", "1234", "7680", "12k", "-0.25", "1e-4", "2e-7",
-    ]  # fmt: skip
-
-
-def test_smoothing_keeps_a_straight_line_and_the_ends():
-    line = [(float(x), 2.0 * x + 1) for x in range(60)]
-    assert [y for _, y in smoothed(line)] == pytest.approx([y for _, y in line])
-    bumpy = [(float(x), float(x % 2)) for x in range(60)]
-    assert all(abs(y - 0.5) <= 0.17 for _, y in smoothed(bumpy)[3:-3])
-    assert smoothed(bumpy)[0] == bumpy[0] and smoothed(bumpy)[-1] == bumpy[-1]
-
-
-@pytest.mark.parametrize(
-    "values", [[1.0, 2.0, 0.5], [0.0, 0.0, 0.0], [5.0, 5.0, 5.0], [-1e-9, 1e-9, 0]]
-)
-def test_a_chart_is_well_formed_inside_its_frame_and_has_a_description(values: list[float]):
-    data = [(float(8 * index), value) for index, value in enumerate(values)]
-    for chart in (
-        line_chart(data, title="KL & more", x_label="images"),
-        line_chart(data, title="Judge", x_label="images", markers=True),
-        path_chart(data, title="Way", x_label="reward", y_label="judge"),
-    ):
-        root = ElementTree.fromstring(chart)
-        assert root.get("role") == "img" and len(root.get("aria-label")) > 10
-        for path in root.iter("path"):
-            if path.get("class") in ("line", "raw"):
-                pairs = [pair.split() for pair in path.get("d")[1:].split("L")]
-                assert len(pairs) == 3
-                assert all(0 <= float(x) <= 340 and 0 <= float(y) <= 210 for x, y in pairs)
-
-
-def test_higher_values_stand_higher():
-    root = ElementTree.fromstring(
-        line_chart([(0.0, 1.0), (8.0, 2.0)], title="t", x_label="x", markers=True)
-    )
-    low, high = (float(dot.get("cy")) for dot in root.iter("circle"))
-    assert high < low
+from components.evaluation.wording import hacking_line, headline, settings_rows
 
 
 def evaluation(verdict: str, sign: str, change: float) -> dict:
@@ -106,14 +39,6 @@ def test_the_hacking_line_names_the_tasks():
         "the judge's verdict by +12.0 points [+8.0, +16.0]."
     )
     assert hacking_line(evaluation("worse", "yes", -0.12)).endswith("fell in: count.")
-
-
-def test_numbers_are_said_with_their_sign_and_unknown_ones_as_unknown():
-    assert points(-0.0123) == "\u22121.2" and points(0.0) == "0.0" and points(-0.0001) == "0.0"
-    assert points_interval([-0.01, 0.2]) == "[\u22121.0, +20.0]"
-    assert points_interval([None, None]) == "not known" and signed(None) == "not known"
-    assert percent_interval([0.442, 0.571]) == "[44, 57]"
-    assert count(1234567) == "1\u2009234\u2009567"
 
 
 def test_settings_are_flattened_in_order():

@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
 def test_help_answers_at_once_and_names_every_command(project: Path) -> None:
     found = konomi(project, "--help")
     assert found.returncode == 0
-    for command in ("demo", "run", "check", "status", "report", "promote"):
+    for command in ("demo", "run", "check", "status", "audit", "report", "promote"):
         assert f" {command} " in found.stdout
     # The second is of the processor: on a busy machine the clock measures the others.
     used = (
@@ -40,7 +40,9 @@ def test_help_answers_at_once_and_names_every_command(project: Path) -> None:
     assert heavy == "[]"
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "check", "status", "report", "promote"])
+@pytest.mark.parametrize(
+    "command", ["demo", "run", "check", "status", "audit", "report", "promote"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main([command, "--help"], debug=False) == 0
     assert f"Usage: konomi {command}" in capsys.readouterr().out

@@ -7,7 +7,7 @@ style sheet, so that one chart serves light and dark, and equal numbers always g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -60,6 +60,43 @@ def line_chart(points: Sequence[Point], *, title: str, x_label: str, markers: bo
         marks = f'<path class="raw" d="{measured}"/><path class="line" d="{average}"/>'
     text = f"{title} over {x_label}: from {short(points[0][1])} to {short(points[-1][1])}"
     return _svg(_frame(x_axis, y_axis, x_label) + marks, text)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One of several lines in a chart."""
+
+    style: str
+    """Class of the style sheet: `line`, `other` or `plain`."""
+    points: Sequence[Point]
+    band: Sequence[tuple[float, float]] = ()
+    """Ends of the interval at each point; none where empty."""
+
+
+def lines_chart(
+    lines: Sequence[Line], x_ticks: Mapping[float, str], *, description: str, x_label: str
+) -> str:
+    """Several quantities on one scale, with their own words on the x axis."""
+    everywhere = [point for line in lines for point in line.points]
+    ends = [
+        (x, y)
+        for line in lines
+        for (x, _), both in zip(line.points, line.band, strict=False)
+        for y in both
+    ]
+    x_axis, y_axis = _axes(everywhere + ends, zero_based_x=False)
+    marks = ""
+    for line in lines:
+        xs = [x for x, _ in line.points]
+        if line.band:
+            lows = list(zip(xs, (low for low, _ in line.band), strict=True))
+            highs = list(zip(xs, (high for _, high in line.band), strict=True))
+            outline = _path([*lows, *reversed(highs)], x_axis, y_axis)
+            marks += f'<path class="band" d="{outline}Z"/>'
+    for line in reversed(lines):
+        marks += f'<path class="{line.style}" d="{_path(line.points, x_axis, y_axis)}"/>'
+    marks += _dots(lines[0].points, x_axis, y_axis)
+    return _svg(_frame(x_axis, y_axis, x_label, x_ticks) + marks, description)
 
 
 def path_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
@@ -122,7 +159,9 @@ def _padded(low: float, high: float, share: float) -> tuple[float, float]:
     return low - span * share, high + span * share
 
 
-def _frame(x_axis: Axis, y_axis: Axis, x_label: str) -> str:
+def _frame(
+    x_axis: Axis, y_axis: Axis, x_label: str, x_ticks: Mapping[float, str] | None = None
+) -> str:
     parts = []
     for tick in y_axis.ticks:
         y = y_axis.at(tick)
@@ -131,11 +170,11 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str) -> str:
             f'<path class="{style}" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
             f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>'
         )
-    for tick in x_axis.ticks:
+    for tick, words in (x_ticks or {tick: short(tick) for tick in x_axis.ticks}).items():
         x = x_axis.at(tick)
         parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
-            f"{short(tick)}</text>"
+            f"{escape(words)}</text>"
         )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(
