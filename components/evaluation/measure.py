@@ -105,18 +105,18 @@ def choose_draws(
 
 
 def rewards(
-    images: UInt8[Tensor, "n 3 h w"], texts: Sequence[str], scorer: Scorer, whose: str
+    images: UInt8[Tensor, "n 3 h w"], texts: Sequence[str], scorer: Scorer
 ) -> Float[NDArray[np.float64], " n"]:
     """The reward of images against what each was asked to show.
 
     Raises:
-        GuardError: one is not finite, since no mean of them would be either.
+        QuarantinedData: one is not finite, since no mean of them would be either.
     """
     parts = [
         scorer.score(images[start : start + CHUNK], texts[start : start + CHUNK])
         for start in range(0, len(images), CHUNK)
     ]
-    return _finite(torch.cat(parts), f"{whose}: the reward")
+    return _numbers(torch.cat(parts))
 
 
 def verdicts(
@@ -130,7 +130,8 @@ def verdicts(
 
     Raises:
         DataError: the judge cannot read a prompt.
-        GuardError: a score or a reward is not finite, since no mean of it would be either.
+        GuardError: a score of the judge is not finite, since no mean of it would be either.
+        QuarantinedData: the same of a reward.
     """
     correct, score, reward = [], [], []
     starts = range(0, len(images), CHUNK)
@@ -145,7 +146,7 @@ def verdicts(
     return Verdicts(
         torch.cat(correct).cpu().numpy().astype(np.bool_),
         _finite(torch.cat(score), f"{whose}: the judge"),
-        _finite(torch.cat(reward), f"{whose}: the reward"),
+        _numbers(torch.cat(reward)),
     )
 
 
@@ -155,7 +156,7 @@ def measure(
     """Judge, reward and image statistics of one model's images.
 
     Raises:
-        DataError, GuardError: see `verdicts`.
+        DataError, GuardError, QuarantinedData: see `verdicts`.
     """
     found = verdicts(images, draws.texts, judge, scorer, whose)
     parts = images.split(CHUNK)

@@ -43,7 +43,8 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         ModelError: base, LoRA or reward model is missing, truncated or of another kind, or
             the LoRA was trained on another base.
         SettingsError: the judge's plug gives no judge.
-        GuardError: a judge's score or a reward is not finite.
+        GuardError: a judge's score is not finite.
+        QuarantinedData: a reward is not finite.
     """
     from components.evaluation.baselines.run import run_baselines
     from components.evaluation.grid import choose_blocks, draw_grid

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +31,7 @@ from transformers.utils import logging
 
 from components.contracts.artifacts import atomic_path, read_json, write_json
 from components.contracts.errors import DataError, ModelError
+from components.rewards.pictures import Images, Preprocessing
 
 CONSTANTS = "reward.json"
 FORMAT_VERSION = 1
@@ -40,8 +41,6 @@ KINDS: dict[str, type[Clip]] = {
     "vision-text-dual-encoder": VisionTextDualEncoderModel,
 }
 """What `model_type` in config.json may be; the towers and projections of both are named alike."""
-RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
-"""Pillow's number of a filter, as image processor configs hold it, and torch's name."""
 
 
 class RewardModel(nn.Module):
@@ -60,19 +59,7 @@ class RewardModel(nn.Module):
         self.preprocessing = preprocessing
         self.text_length = int(clip.text_model.config.max_position_embeddings)
         self.mean, self.std = 0.0, 1.0
-        try:
-            self._size = _edge(preprocessing.get("size", {}))
-            self._crop = _edge(preprocessing.get("crop_size", preprocessing.get("size", {})))
-            self._filter = RESAMPLING[int(preprocessing.get("resample", 3))]
-            centre, spread = preprocessing["image_mean"], preprocessing["image_std"]
-        except (KeyError, ValueError) as error:
-            raise ModelError(
-                f"image processor: cannot use {error}",
-                file=source,
-                allowed="size, image_mean, image_std, resample 0, 2 or 3",
-            ) from None
-        self.register_buffer("_centre", torch.tensor(centre).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_spread", torch.tensor(spread).view(1, 3, 1, 1), persistent=False)
+        self._pictures = Preprocessing.from_config(preprocessing, source)
 
     @property
     def device(self) -> torch.device:
@@ -81,34 +68,13 @@ class RewardModel(nn.Module):
 
     # --- from pictures and words to features -----------------------------------------------------
 
-    def resize(self, images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Shortest edge to the towers' size, then the centre; rounded to bytes as Pillow does."""
-        return self._centred(self._resized(images.float()).round().clamp(0, 255)).to(torch.uint8)
+    def resize(self, images: Images) -> Images:
+        """Shortest edge to the towers' size, then the centre; bytes are rounded as Pillow does."""
+        return self._pictures.resize(images)
 
-    def resize_pixels(self, pixels: Float32[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 s s"]:
-        """As `resize` for pixels in [0, 1], without its rounding: gradients flow."""
-        return self._centred(self._resized(pixels).clamp(0, 1))
-
-    def _resized(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        factor = self._size / min(height, width)
-        if factor == 1:
-            return images
-        target = (round(height * factor), round(width * factor))
-        antialias = self._filter != "nearest-exact"
-        return F.interpolate(images, size=target, mode=self._filter, antialias=antialias)
-
-    def _centred(self, images: Tensor) -> Tensor:
-        top, left = ((edge - self._crop) // 2 for edge in images.shape[-2:])
-        return images[..., top : top + self._crop, left : left + self._crop]
-
-    def normalise(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float32[Tensor, "b 3 s s"]:
-        """Bytes to the range that the image tower was trained on."""
-        return self.normalise_pixels(pixels.float() / 255)
-
-    def normalise_pixels(self, pixels: Float32[Tensor, "b 3 s s"]) -> Float32[Tensor, "b 3 s s"]:
-        """As `normalise` for pixels in [0, 1]."""
-        return (pixels - self._centre) / self._spread  # type: ignore[operator]
+    def normalise(self, images: Images) -> Float[Tensor, "b 3 s s"]:
+        """To the range that the image tower was trained on."""
+        return self._pictures.normalise(images)
 
     def tokenize(self, prompts: Sequence[str]) -> Int64[Tensor, "b n"]:
         """Token ids, cut and filled up to the text tower's length."""
@@ -234,16 +200,6 @@ def _without_bars() -> Iterator[None]:
     finally:
         if active:
             logging.enable_progress_bar()
-
-
-def _edge(size: Any) -> int:
-    """One length in pixels from the forms that image processor configs have had."""
-    if isinstance(size, int):
-        return size
-    for key in ("shortest_edge", "height"):
-        if key in size:
-            return int(size[key])
-    raise KeyError("size")
 
 
 def _first_line(error: Exception) -> str:

@@ -175,8 +175,8 @@ FAULTS = {
                 "arguments": {"broken": True},
             },
         ),
-        "the reward is not finite for 18 of 18",
-        70,
+        "18 of 18 rewards are not finite, the first is nan for 'a red fox'",
+        65,
     ),
     "a judge that is none": (
         lambda root: write_params(root, judge={"callable": "tests.evaluation.plugs:RednessReward"}),

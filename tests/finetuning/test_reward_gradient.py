@@ -34,9 +34,9 @@ def load(tmp_path: Path, base: Path, finetuning: str) -> Settings:
 
 
 BLACK_BOX = (
-    "sends gradients through the reward, and this reward is a black box; allowed: reward.name "
-    "model, a plug with score_pixels and reward.differentiable true, or a method that needs only "
-    "numbers (ddpo, dpok, prdp)"
+    "sends gradients through the reward, and this reward is a black box; allowed: a reward "
+    "with a gradient (reward.name model, or python with differentiable true), or a method that "
+    "needs only numbers (ddpo, dpok, prdp)"
 )
 REWARDS = {
     f"{{name: python, callable: '{PLUGS}:redness'}}": False,
@@ -121,11 +121,15 @@ def test_a_consistency_model_is_not_taught_to_denoise(
 
 def test_a_scorer_without_a_gradient_is_refused_when_the_method_is_built(build: Any) -> None:
     class BlackBox:
+        differentiable = False
+
         def score(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
             return images.float().mean(dim=(1, 2, 3))
 
     for name in GRADIENT:
-        with pytest.raises(SettingsError, match="BlackBox has no score_pixels"):
+        with pytest.raises(
+            SettingsError, match="no gradient flows through this reward; allowed: a rew"
+        ):
             build(METHODS[name], BlackBox())
 
 

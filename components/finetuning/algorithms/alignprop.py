@@ -48,7 +48,7 @@ from components.finetuning.requirements import Requirements
 if TYPE_CHECKING:
     import torch
 
-    from components.contracts.protocols import DifferentiableScorer
+    from components.contracts.protocols import Scorer
     from components.diffusion import Policy
     from components.finetuning.batches import Prompts
     from components.finetuning.interfaces import LossOutput, Method, MethodContext
@@ -178,7 +178,7 @@ class AlignProp:
     """The loss of AlignProp."""
 
     settings: AlignPropSettings
-    scorer: DifferentiableScorer
+    scorer: Scorer
 
     def loss(self, policy: Policy, batch: Prompts, generator: torch.Generator) -> LossOutput:
         """Draw, score, and say how far the reward is from what is wanted; K from `generator`.

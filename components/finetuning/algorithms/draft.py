@@ -44,7 +44,7 @@ from components.finetuning.requirements import Requirements
 if TYPE_CHECKING:
     import torch
 
-    from components.contracts.protocols import DifferentiableScorer
+    from components.contracts.protocols import Scorer
     from components.diffusion import Policy
     from components.finetuning.batches import Prompts
     from components.finetuning.interfaces import LossOutput, Method, MethodContext
@@ -102,7 +102,7 @@ class DRaFT:
     """The loss of DRaFT-K and DRaFT-LV."""
 
     settings: DRaFTSettings
-    scorer: DifferentiableScorer
+    scorer: Scorer
 
     def loss(self, policy: Policy, batch: Prompts, generator: torch.Generator) -> LossOutput:
         """Draw, score, and say `-r`; `generator` gives the noise of the copies alone.

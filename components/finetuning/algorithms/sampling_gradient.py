@@ -14,7 +14,7 @@ from components.finetuning.requirements import Requirements
 if TYPE_CHECKING:
     import torch
 
-    from components.contracts.protocols import DifferentiableScorer
+    from components.contracts.protocols import Scorer
     from components.diffusion import Policy
 
 
@@ -38,7 +38,7 @@ class SamplingGradientSettings(OptimizerSettings):
 
 def reward_of_latents(
     policy: Policy,
-    scorer: DifferentiableScorer,
+    scorer: Scorer,
     x0: torch.Tensor,
     texts: Sequence[str],
     checkpointing: bool,

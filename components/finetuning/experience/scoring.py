@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from components.contracts.errors import SettingsError
-from components.contracts.protocols import DifferentiableScorer, Scorer
+from components.contracts.protocols import Scorer
 from components.finetuning.guards import check_rewards
+from components.finetuning.requirements import DIFFERENTIABLE
 
 
 def score(
@@ -32,22 +32,19 @@ def score(
     return reward
 
 
-def differentiable(scorer: Scorer) -> DifferentiableScorer:
-    """The scorer as one through which gradients flow.
+def differentiable(scorer: Scorer) -> Scorer:
+    """The scorer itself, if gradients flow through it.
 
     Raises:
         SettingsError: it is a black box.
     """
-    if not callable(getattr(scorer, "score_pixels", None)):
-        raise SettingsError(
-            f"{type(scorer).__name__} has no score_pixels: no gradient flows through this reward",
-            allowed="reward.name model, or a plug with score_pixels and reward.differentiable true",
-        )
-    return cast(DifferentiableScorer, scorer)
+    if not scorer.differentiable:
+        raise SettingsError("no gradient flows through this reward", allowed=DIFFERENTIABLE)
+    return scorer
 
 
 def score_with_gradient(
-    scorer: DifferentiableScorer, pixels: Float[Tensor, "b 3 h w"], prompts: Sequence[str]
+    scorer: Scorer, pixels: Float[Tensor, "b 3 h w"], prompts: Sequence[str]
 ) -> Float[Tensor, " b"]:
     """Rewards of pixels in [0, 1] with their graph, checked as those of `score` are.
 
@@ -55,6 +52,6 @@ def score_with_gradient(
         QuarantinedData: a reward is not finite.
         GuardError: all of them are the same.
     """
-    reward = scorer.score_pixels(pixels, prompts)
+    reward = scorer.score(pixels, prompts)
     check_rewards(reward.detach().cpu(), prompts)
     return reward

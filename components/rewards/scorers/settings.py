@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,16 +13,18 @@ class ModelScorerSettings(StrictModel):
     """The reward model that the stage `rewards` trained."""
 
     name: Literal["model"] = "model"
+    differentiable: ClassVar[bool] = True
     path: str = Field(default="models/reward", min_length=1)
     """Folder of the reward model, relative to the project's folder."""
 
 
 class PythonScorerSettings(PluginSettings):
-    """One's own object with a method `score` (protocol `Scorer`), named by its dotted path."""
+    """One's own function of images and prompts, or object with a method `score`, named by its
+    dotted path: see python.py."""
 
     name: Literal["python"] = "python"
     differentiable: bool = False
-    """Whether the object also has `score_pixels`, through which gradients flow."""
+    """Whether gradients flow through it: it then gets floats in [0, 1] in place of bytes."""
 
 
 ScorerSettings = Annotated[
