@@ -18,6 +18,7 @@ __all__ = ["ScorerSettings", "build_scorer"]
 SCORERS = {
     "model": "components.rewards.scorers.model:ModelScorer",
     "python": "components.rewards.scorers.python:PythonScorer",
+    "several": "components.rewards.scorers.several:SeveralScorer",
 }
 """Class of each name; it has a classmethod `build(settings, compute, root)`."""
 
@@ -42,5 +43,8 @@ def build_scorer(
 
     module, _, name = SCORERS[settings.name].partition(":")
     scorer = getattr(import_module(module), name).build(settings, compute, root)
+    if settings.name == "several":
+        # Each part is checked by its own name.
+        return scorer
     named = settings.callable if isinstance(settings, PluginSettings) else settings.name
     return CheckedScorer(scorer, what or f"reward {named}")

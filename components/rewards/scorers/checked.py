@@ -55,9 +55,10 @@ class CheckedScorer:
         scores = scores.float()
         bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
         if bad:
+            first = float(scores.detach()[bad[0]])
             raise QuarantinedData(
                 f"{self._what}: {len(bad)} of {len(scores)} rewards are not finite, the first is "
-                f"{float(scores[bad[0]])} for '{prompts[bad[0]]}'; nothing was trained on them"
+                f"{first} for '{prompts[bad[0]]}'; nothing was trained on them"
             )
         if graph and not scores.requires_grad:
             raise GuardError(

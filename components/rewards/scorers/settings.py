@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.contracts.settings import PluginSettings, StrictModel
 
@@ -27,7 +27,65 @@ class PythonScorerSettings(PluginSettings):
     """Whether gradients flow through it: it then gets floats in [0, 1] in place of bytes."""
 
 
-ScorerSettings = Annotated[
+OneScorerSettings = Annotated[
     ModelScorerSettings | PythonScorerSettings,
     Field(discriminator="name"),
 ]
+"""A scorer that gives one number an image; the two unions list the same."""
+
+
+class PartSettings(StrictModel):
+    """One of several rewards."""
+
+    weight: float = 1.0
+    """Of the normalised part in the sum; negative where less of it is better, never 0."""
+    label: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Names the part in curves and messages; null takes the scorer's name."""
+    scorer: OneScorerSettings
+
+    @model_validator(mode="after")
+    def _counts(self) -> PartSettings:
+        if self.weight == 0:
+            raise ValueError("a weight of 0 scores for nothing: leave the part out")
+        return self
+
+
+class SeveralScorerSettings(StrictModel):
+    """Several rewards, each normalised among the images of a prompt before the weights apply."""
+
+    name: Literal["several"] = "several"
+    scorers: tuple[PartSettings, ...] = Field(min_length=1)
+    """The parts."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each part."""
+        return tuple(part.label or part.scorer.name for part in self.scorers)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow through every part."""
+        return all(part.scorer.differentiable for part in self.scorers)
+
+    @model_validator(mode="after")
+    def _are_told_apart(self) -> SeveralScorerSettings:
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two parts are called {twice[0]}: give each a label of its own")
+        return self
+
+
+ScorerSettings = Annotated[
+    ModelScorerSettings | PythonScorerSettings | SeveralScorerSettings,
+    Field(discriminator="name"),
+]
+
+
+def trained_models(settings: ScorerSettings) -> list[str]:
+    """Folders of the project's own reward models that a scorer reads."""
+    parts = (
+        [part.scorer for part in settings.scorers]
+        if isinstance(settings, SeveralScorerSettings)
+        else [settings]
+    )
+    return [part.path for part in parts if isinstance(part, ModelScorerSettings)]
