@@ -12,7 +12,7 @@ from components.contracts.stage import StageContext, log_inputs, write_manifest
 from components.finetuning.algorithms.preference_settings import PREFERENCES
 from components.finetuning.requirements import check_sampler
 from components.finetuning.settings import Settings
-from components.rewards.scorers.settings import trained_models
+from components.rewards.scorers.settings import deciding, trained_models
 
 if TYPE_CHECKING:
     from components.finetuning.interfaces import MethodContext
@@ -121,7 +121,8 @@ def _run_digest(
 
     here = Path(__file__).parent
     return run_digest(
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json") | {"reward": deciding(settings.reward)},
+        reward=str(getattr(parts.scorer, "identity", "")),
         base=context.base.model_dump(mode="json"),
         compute=context.compute.model_dump(mode="json"),
         seed=context.seed,

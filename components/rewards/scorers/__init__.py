@@ -18,6 +18,7 @@ __all__ = ["ScorerSettings", "build_scorer"]
 SCORERS = {
     "model": "components.rewards.scorers.model:ModelScorer",
     "python": "components.rewards.scorers.python:PythonScorer",
+    "remote": "components.rewards.scorers.remote:RemoteScorer",
     "several": "components.rewards.scorers.several:SeveralScorer",
 }
 """Class of each name; it has a classmethod `build(settings, compute, root)`."""

@@ -25,6 +25,11 @@ class CheckedScorer:
         """Whether gradients flow from a score to float images."""
         return self._scorer.differentiable
 
+    @property
+    def identity(self) -> str:
+        """Who scores, where settings and files do not say it: a service's own account of itself."""
+        return str(getattr(self._scorer, "identity", ""))
+
     def score(self, images: Images, prompts: Sequence[str]) -> Float32[Tensor, " b"]:
         """Scores of the scorer inside; a graph only for images that ask for a gradient.
 

@@ -59,7 +59,7 @@ def get_json(
     return _ask(client, "GET", url, policy, sleep)
 
 
-class _Away(Exception):
+class Away(Exception):
     """Why one try failed, in words, and how long the service asks to be left alone."""
 
     def __init__(self, reason: str, pause_s: float = 0.0) -> None:
@@ -79,8 +79,8 @@ def _ask(
     pause = policy.first_pause_s
     for left in reversed(range(policy.retries + 1)):
         try:
-            return _once(client, method, url, policy.timeout_s, **content)
-        except _Away as error:
+            return ask_once(client, method, url, policy.timeout_s, **content)
+        except Away as error:
             away = f"{_shown(url)} is away since {time.monotonic() - started:.0f} s: {error}"
             wait = min(max(pause, error.pause_s), policy.longest_pause_s)
         if left:
@@ -91,7 +91,13 @@ def _ask(
     raise TransientError(away)
 
 
-def _once(client: httpx.Client, method: str, url: str, timeout_s: float, **content: Any) -> Any:
+def ask_once(client: httpx.Client, method: str, url: str, timeout_s: float, **content: Any) -> Any:
+    """One try, for who waits in a way of their own.
+
+    Raises:
+        Away: a later try can succeed.
+        SettingsError: as `post_json`.
+    """
     try:
         answer = client.request(method, url, timeout=timeout_s, **content)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
@@ -105,12 +111,12 @@ def _once(client: httpx.Client, method: str, url: str, timeout_s: float, **conte
             allowed="a key of one line without spaces",
         ) from None
     except httpx.TimeoutException:
-        raise _Away(f"no answer within {timeout_s:g} s") from None
+        raise Away(f"no answer within {timeout_s:g} s") from None
     except (httpx.TransportError, httpx.DecodingError) as error:
-        raise _Away(_clean(str(error) or type(error).__name__, client)) from None
+        raise Away(_clean(str(error) or type(error).__name__, client)) from None
     if answer.status_code >= 500 or answer.status_code in MAY_PASS:
         reason = f"status {answer.status_code} {answer.reason_phrase}".rstrip()
-        raise _Away(reason, _retry_after(answer))
+        raise Away(reason, _retry_after(answer))
     if not answer.is_success:
         raise _refusal(answer, url, client)
     try:

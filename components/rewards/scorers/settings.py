@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,32 @@ class ModelScorerSettings(StrictModel):
     """Folder of the reward model, relative to the project's folder."""
 
 
+class RemoteScorerSettings(StrictModel):
+    """A reward service (`konomi serve-reward`) that is asked over HTTP."""
+
+    name: Literal["remote"] = "remote"
+    differentiable: ClassVar[bool] = False
+    url: str = Field(pattern=r"^https?://[^@?#\s]+$")
+    """Where it listens, such as http://127.0.0.1:8900; without credentials."""
+    batch_size: int = Field(default=32, ge=1, le=256)
+    """Images of one request."""
+    timeout_s: float = Field(default=60.0, gt=0.0, le=3600.0)
+    """Seconds without a byte after which a request counts as failed; scoring a batch takes them."""
+    patience_s: float = Field(default=300.0, ge=0.0, le=86_400.0)
+    """Seconds that a run waits for a service that is away, before it fails with status 75."""
+    retries: int = Field(default=5, ge=0, le=100)
+    """How often one batch is sent again to a service that is up and does not score it."""
+    token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the bearer token; none is sent where this is null."""
+    version: str | None = None
+    """What the service must say of itself in GET /health; null takes whatever it says first, and
+    holds it to that."""
+    TRANSPORT: ClassVar[frozenset[str]] = frozenset(
+        {"url", "batch_size", "timeout_s", "patience_s", "retries", "token_env"}
+    )
+    """What decides how scores come here, and nothing of what they are."""
+
+
 class PythonScorerSettings(PluginSettings):
     """One's own function of images and prompts, or object with a method `score`, named by its
     dotted path: see python.py."""
@@ -41,7 +67,7 @@ class PythonScorerSettings(PluginSettings):
 
 
 OneScorerSettings = Annotated[
-    ModelScorerSettings | PythonScorerSettings,
+    ModelScorerSettings | PythonScorerSettings | RemoteScorerSettings,
     Field(discriminator="name"),
 ]
 """A scorer that gives one number an image; the two unions list the same."""
@@ -89,9 +115,21 @@ class SeveralScorerSettings(StrictModel):
 
 
 ScorerSettings = Annotated[
-    ModelScorerSettings | PythonScorerSettings | SeveralScorerSettings,
+    ModelScorerSettings | PythonScorerSettings | RemoteScorerSettings | SeveralScorerSettings,
     Field(discriminator="name"),
 ]
+
+
+def deciding(settings: ScorerSettings) -> dict[str, Any]:
+    """The settings that decide scores: a run goes on with its service at another address."""
+    if isinstance(settings, SeveralScorerSettings):
+        parts = [
+            part.model_dump(mode="json") | {"scorer": deciding(part.scorer)}
+            for part in settings.scorers
+        ]
+        return settings.model_dump(mode="json") | {"scorers": parts}
+    left_out = set(settings.TRANSPORT) if isinstance(settings, RemoteScorerSettings) else None
+    return settings.model_dump(mode="json", exclude=left_out)
 
 
 def trained_models(settings: ScorerSettings) -> list[str]:

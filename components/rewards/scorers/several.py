@@ -50,6 +50,11 @@ class SeveralScorer:
         """Whether gradients flow through every part."""
         return all(scorer.differentiable for scorer in self._scorers)
 
+    @property
+    def identity(self) -> str:
+        """Of all parts, see `CheckedScorer`."""
+        return " ".join(str(getattr(scorer, "identity", "")) for scorer in self._scorers)
+
     def score(self, images: Images, prompts: Sequence[str]) -> Float32[Tensor, " b"]:
         """The weighted sum of the parts as they are, for who compares images of many prompts."""
         return weighted_sum(self.score_parts(images, prompts), self.weights)
