@@ -34,7 +34,7 @@ from components.rewards.audit.data import Candidates, read_candidates
 from components.rewards.audit.looking import look
 from components.rewards.audit.run import PREFERENCES
 from components.rewards.audit.sensitivity import spread
-from components.rewards.model import RewardModel
+from components.rewards.backbones.two_towers import TwoTowers
 from components.rewards.scorers.model import ModelScorer
 from components.rewards.settings import AuditSettings, Settings
 
@@ -99,7 +99,10 @@ def main() -> int:
         parser.error("rewards.audit is null in params.yaml")
     data = read_candidates(root / PREFERENCES, settings.max_prompts, SEED)
     judge = RememberedJudge(build_judge(settings.judge))
-    rewards = {"saturation": None, CLIP: ModelScorer(RewardModel.from_clip(str(ROOT / CLIP)))}
+    rewards = {
+        "saturation": None,
+        CLIP: ModelScorer(TwoTowers.open(ROOT / CLIP, torch_generator(0))),
+    }
     if (root / MODEL).is_dir():
         compute = ComputeSettings(device="cpu", threads=1)
         rewards[MODEL] = ModelScorer.load(root / MODEL, compute)

@@ -56,7 +56,7 @@ _QUICK = {
         "samples_per_prompt": 4,
         "pairs_per_prompt": 3,
     },
-    "rewards": {"epochs": 1},
+    "rewards": {"epochs": 1, "learning_curve": {"shares": []}, "audit": None},
 }
 
 

@@ -22,6 +22,10 @@ class KonomiError(Exception):
 
     exit_code = 1
 
+    def __init__(self, line: str = "") -> None:
+        # A message that holds somebody's data stays one line whatever that data holds.
+        super().__init__(" ".join(line.split()))
+
 
 class BadInput(KonomiError):
     """Something a person can mend: named file, place, and what is allowed."""
@@ -37,8 +41,7 @@ class BadInput(KonomiError):
         line = ": ".join([*head, what])
         if allowed:
             line += f"; allowed: {allowed}"
-        # A message that holds somebody's data stays one line whatever that data holds.
-        super().__init__(" ".join(line.split()))
+        super().__init__(line)
 
 
 class SettingsError(BadInput):

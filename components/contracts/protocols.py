@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -16,27 +16,53 @@ if TYPE_CHECKING:
 class Scorer(Protocol):
     """Anything that turns images and their prompts into one number each."""
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow from a score to float images."""
+        ...
+
     def score(
-        self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], prompts: Sequence[str]
     ) -> Float32[Tensor, " b"]:
-        """Scores, higher is better; independent of how the images are batched."""
+        """Scores, higher is better, on the scorer's device.
+
+        They do not depend on how the images are batched. Images are bytes, or floats in [0, 1];
+        floats that ask for a gradient give scores with their graph where `differentiable` is true.
+        """
         ...
 
 
-class DifferentiableScorer(Scorer, Protocol):
-    """A scorer through which gradients flow to the image."""
+@runtime_checkable
+class SeveralScorers(Scorer, Protocol):
+    """Several rewards at once; `score` is the weighted sum of the parts as they are."""
 
-    def score_pixels(
-        self, pixels: Float[Tensor, "b 3 h w"], prompts: Sequence[str]
-    ) -> Float[Tensor, " b"]:
-        """Scores of pixels in [0, 1], with their graph: those of `score` but for its rounding."""
+    @property
+    def labels(self) -> Sequence[str]:
+        """Name of each part."""
+        ...
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """Weight of each part."""
+        ...
+
+    def score_parts(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Float32[Tensor, "r b"]:
+        """Scores of each part, not weighted; otherwise as `score`."""
         ...
 
 
-class Judge(Scorer, Protocol):
+class Judge(Protocol):
     """A held-out evaluator with a verdict and a known error of its own. Never a reward."""
 
     error_rate: float
+
+    def score(
+        self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
+    ) -> Float32[Tensor, " b"]:
+        """Scores, higher is better; images are bytes, no matter how they are batched."""
+        ...
 
     def correct(
         self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]

@@ -11,6 +11,7 @@ from components.contracts.errors import ModelError
 from components.contracts.plugins import build_judge
 from components.contracts.stage import StageContext, log_inputs
 from components.evaluation.settings import Settings
+from components.rewards.scorers.settings import trained_models
 
 if TYPE_CHECKING:
     from components.contracts.protocols import Judge
@@ -42,7 +43,8 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         ModelError: base, LoRA or reward model is missing, truncated or of another kind, or
             the LoRA was trained on another base.
         SettingsError: the judge's plug gives no judge.
-        GuardError: a judge's score or a reward is not finite.
+        GuardError: a judge's score is not finite.
+        QuarantinedData: a reward is not finite.
     """
     from components.evaluation.baselines.run import run_baselines
     from components.evaluation.grid import choose_blocks, draw_grid
@@ -145,7 +147,10 @@ def _draw_and_measure(bench: Bench, draws: Draws) -> tuple[Measured, Measured]:
 
 def _inputs(settings: Settings, context: StageContext) -> dict[str, Path]:
     """What the figures hang on, by a name for the reader; a hub model has no folder here."""
-    reward = {"reward model": settings.reward.path} if settings.reward.name == "model" else {}
+    reward = {
+        "reward model" if number == 1 else f"reward model {number}": path
+        for number, path in enumerate(trained_models(settings.reward), 1)
+    }
     inputs = {"base": context.base.path, "prompts": PROMPTS, "LoRA": LORA, **reward}
     inputs |= {"curves": CURVES}
     inputs |= {f"{name} report": path for name, path in _earlier_reports(context.root).items()}

@@ -25,6 +25,8 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusion3Pipeline": "flow",
 }
 """The family of each pipeline that can be opened."""
+DIFFERENTIABLE = "a reward with a gradient (reward.name model, or python with differentiable true)"
+"""Rewards through which gradients flow."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,10 @@ def refusals(settings: Settings, base: BaseSettings) -> Iterator[Refusal]:
             "learns from its own scores, and nothing else watches it: monitor.judge is null",
             "a held-out judge as monitor.judge, or method diffusion_dpo",
         )
-    reward = settings.reward
-    if needs.differentiable_reward and reward.name == "python" and not reward.differentiable:
+    if needs.differentiable_reward and not settings.reward.differentiable:
         yield Refusal(
             "sends gradients through the reward, and this reward is a black box",
-            "reward.name model, a plug with score_pixels and reward.differentiable true, or a "
-            "method that needs only numbers (ddpo, dpok, prdp)",
+            f"{DIFFERENTIABLE}, or a method that needs only numbers (ddpo, dpok, prdp)",
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,8 +46,10 @@ def check_images(images: Tensor, what: str) -> None:
         raise DataError(f"{what}: image values from {low:.4g} to {high:.4g}", allowed=allowed)
 
 
-def as_float(images: Images) -> Float32[Tensor, "b 3 h w"]:
-    """Values in [0, 1], with the graph of floats."""
+def as_float(images: Images) -> Float[Tensor, "b 3 h w"]:
+    """Values in [0, 1], with the graph of floats; float32, but for float64 that came as such."""
+    if images.dtype == torch.float64:
+        return images
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
@@ -100,9 +102,9 @@ class Preprocessing:
         if images.dtype == torch.uint8:
             resized = self._resized(images.float()).round().clamp(0, 255)
             return self._centred(resized).to(torch.uint8)
-        return self._centred(self._resized(images.float()).clamp(0, 1))
+        return self._centred(self._resized(as_float(images)).clamp(0, 1))
 
-    def normalise(self, images: Images) -> Float32[Tensor, "b 3 s s"]:
+    def normalise(self, images: Images) -> Float[Tensor, "b 3 s s"]:
         """To the range that the image tower was trained on."""
         pixels = as_float(images)
         centre, spread = (
@@ -111,7 +113,7 @@ class Preprocessing:
         )
         return (pixels - centre) / spread
 
-    def __call__(self, images: Images) -> Float32[Tensor, "b 3 s s"]:
+    def __call__(self, images: Images) -> Float[Tensor, "b 3 s s"]:
         """Resized, cropped and normalised."""
         return self.normalise(self.resize(images))
 

@@ -28,14 +28,17 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     """Train the reward model and report how often it agrees with people on unseen prompts.
 
     Raises:
-        DataError, QuarantinedData: the preferences cannot be trained on.
+        DataError, QuarantinedData: the preferences cannot be trained on, or the audit refuses the
+            reward; earlier outputs stay.
         ModelError: the backbone cannot be used.
         GuardError: training met a number that is not finite, or ended with a constant score.
     """
     from components.contracts.device import find_device
+    from components.rewards.audit.run import run_audit, write_unaudited
     from components.rewards.backbones import open_backbone
     from components.rewards.dataset import read_preferences
     from components.rewards.report import measure
+    from components.rewards.scorers.model import ModelScorer
     from components.rewards.train import train
 
     started = time.monotonic()
@@ -67,15 +70,23 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     training = train(model, data, settings, context.generator("training"), report_epoch)
     _standardise(model, data)
     report = measure(model, data, training)
+    audited = None
+    if settings.audit is not None:
+        # Before the model takes the place of the one before it.
+        audited = run_audit(ModelScorer(model), settings.audit, context, MODEL.as_posix())
 
     model.save(root / MODEL)
     _write_report(root, report, training.fitted.epochs)
-    for path in (REPORT, CURVE, CALIBRATION, LEARNING):
-        context.tracker.log_artifact(root / path)
+    pages = (
+        audited.write(root / REPORT.parent) if audited else write_unaudited(root / REPORT.parent)
+    )
+    for path in (*(root / name for name in (REPORT, CURVE, CALIBRATION, LEARNING)), *pages):
+        context.tracker.log_artifact(path)
     write_manifest(context, settings, digests, time.monotonic() - started)
-    return {name: value for name, value in report.items() if isinstance(value, int | float)} | {
-        f"accuracy_{category}": found["accuracy"]
-        for category, found in report["by_category"].items()
+    return {
+        **{name: value for name, value in report.items() if isinstance(value, int | float)},
+        **{f"accuracy_{name}": found["accuracy"] for name, found in report["by_category"].items()},
+        **(audited.metrics if audited else {}),
     }
 
 

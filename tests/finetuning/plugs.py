@@ -8,31 +8,32 @@ import torch
 from torch import Tensor
 
 from components.contracts.protocols import Feedback
+from components.rewards.pictures import as_float
 
 
 class Redness:
     """Mean of the red channel, 0 to 10."""
 
     error_rate = 0.0
+    differentiable = True
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return images[:, 0].float().mean(dim=(1, 2)) / 25.5
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return 10 * pixels[:, 0].mean(dim=(1, 2))
+        return 10 * as_float(images)[:, 0].mean(dim=(1, 2))
 
     def correct(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.score(images, prompts) > 5
+
+
+def greenness(images: Tensor, prompts: Sequence[str], *, scale: float = 1.0) -> Tensor:
+    """Mean of the green channel, 0 to `scale`, as a plain function."""
+    return scale * as_float(images)[:, 1].mean(dim=(1, 2))
 
 
 class Constant(Redness):
     """The same for all images."""
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.ones(len(images))
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return 1 + 0 * super().score_pixels(pixels, prompts)
+        return 1 + 0 * super().score(images, prompts)
 
 
 class Broken(Redness):
@@ -42,17 +43,24 @@ class Broken(Redness):
         self.good_calls = good_calls
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.after_a_while(super().score(images, prompts))
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.after_a_while(super().score_pixels(pixels, prompts))
-
-    def after_a_while(self, rewards: Tensor) -> Tensor:
+        rewards = super().score(images, prompts)
         self.good_calls -= 1
         bad = torch.zeros(len(rewards))
         if self.good_calls < 0:
             bad[-1] = torch.nan
         return rewards + bad
+
+
+def faulty(images: Tensor, prompts: Sequence[str], *, fault: str) -> Tensor:
+    """Redness as a plain function, with a fault in what it gives."""
+    rewards = Redness().score(images, prompts)
+    if fault == "infinite":
+        return rewards / 0
+    if fault == "the same for all":
+        return rewards * 0 + 3
+    if fault == "one for all":
+        return rewards.mean()
+    return rewards[1:]
 
 
 class Fickle(Redness):

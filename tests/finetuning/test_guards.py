@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from components.contracts.errors import GuardError, QuarantinedData, SettingsError
+from components.contracts.errors import DataError, GuardError, QuarantinedData, SettingsError
 from components.contracts.seeds import torch_generator
 from components.finetuning.drift import Tripwire, drift_figures
 from components.finetuning.guards import (
@@ -124,6 +124,53 @@ def test_a_scorer_that_ignores_its_images_is_refused(project):
     settings, context = project(METHODS["dpok"], reward=scorer)
     with pytest.raises(GuardError, match="does not tell its images apart"):
         run(settings, context)
+
+
+FAULTS = {
+    "infinite": (QuarantinedData, "4 of 4 rewards are not finite, the first is inf"),
+    "the same for all": (GuardError, "all 4 rewards of a round are 3"),
+    "one for all": (GuardError, r"scored 4 images with numbers of shape \[\]"),
+    "one too few": (GuardError, r"scored 4 images with numbers of shape \[3\]"),
+}
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_rewards_that_are_none_stop_before_any_update(project, fault, differentiable):
+    kind, message = FAULTS[fault]
+    scorer = {
+        "name": "python",
+        "callable": f"{PLUGS}:faulty",
+        "arguments": {"fault": fault},
+        "differentiable": differentiable,
+    }
+    settings, context = project(METHODS["draft" if differentiable else "dpok"], reward=scorer)
+    with pytest.raises(kind, match=message):
+        run(settings, context)
+    assert not outs(context.root)
+    assert not checkpoints(context)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pixels: pixels * 2 - 1, "image values from -"),
+        (lambda pixels: pixels * 255, r"image values from .* to [12]\d\d"),
+        (lambda pixels: pixels.movedim(1, -1), r"images of shape \[4, 32, 32, 3\]"),
+        (lambda pixels: (pixels * 255).int(), r"images of type torch\.int32"),
+    ],
+)
+def test_images_of_another_range_or_shape_stop_before_any_update(
+    project, monkeypatch, change, message
+):
+    from components.diffusion import Policy
+
+    monkeypatch.setattr(Policy, "decode", lambda policy, x0: change(policy.pixels(x0).detach()))
+    settings, context = project(METHODS["dpok"])
+    with pytest.raises(DataError, match=f"^reward {PLUGS}:redness: {message}"):
+        run(settings, context)
+    assert not outs(context.root)
+    assert not checkpoints(context)
 
 
 def test_a_judge_without_a_verdict_is_refused(project):

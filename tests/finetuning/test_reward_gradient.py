@@ -17,6 +17,7 @@ from components.diffusion import predict_with_gradient, rollout
 from components.finetuning.algorithms.denoising import denoising_error
 from components.finetuning.algorithms.sampling_gradient import reward_metrics, reward_of_latents
 from components.finetuning.batches import LabelledSamples, Prompts
+from components.finetuning.experience.scoring import Scored
 from components.finetuning.settings import Settings
 from tests.finetuning.conftest import METHODS, outs
 from tests.finetuning.plugs import Broken, Constant, Redness
@@ -34,9 +35,9 @@ def load(tmp_path: Path, base: Path, finetuning: str) -> Settings:
 
 
 BLACK_BOX = (
-    "sends gradients through the reward, and this reward is a black box; allowed: reward.name "
-    "model, a plug with score_pixels and reward.differentiable true, or a method that needs only "
-    "numbers (ddpo, dpok, prdp)"
+    "sends gradients through the reward, and this reward is a black box; allowed: a reward "
+    "with a gradient (reward.name model, or python with differentiable true), or a method that "
+    "needs only numbers (ddpo, dpok, prdp)"
 )
 REWARDS = {
     f"{{name: python, callable: '{PLUGS}:redness'}}": False,
@@ -121,11 +122,15 @@ def test_a_consistency_model_is_not_taught_to_denoise(
 
 def test_a_scorer_without_a_gradient_is_refused_when_the_method_is_built(build: Any) -> None:
     class BlackBox:
+        differentiable = False
+
         def score(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
             return images.float().mean(dim=(1, 2, 3))
 
     for name in GRADIENT:
-        with pytest.raises(SettingsError, match="BlackBox has no score_pixels"):
+        with pytest.raises(
+            SettingsError, match="no gradient flows through this reward; allowed: a rew"
+        ):
             build(METHODS[name], BlackBox())
 
 
@@ -216,7 +221,8 @@ def test_refl_alternates_with_samples_of_the_pretrained_model(build: Any, policy
 
 
 def test_figures_of_rewards_carry_no_graph() -> None:
-    figures = reward_metrics(torch.tensor([1.0, 3.0], requires_grad=True))
+    reward = torch.tensor([1.0, 3.0], requires_grad=True)
+    figures = reward_metrics(Scored(reward, reward.detach()))
     assert {name: float(value) for name, value in figures.items()} == {
         "reward": 2.0,
         "reward_std": 1.0,
@@ -236,7 +242,7 @@ def test_refl_scores_what_a_random_step_foretells(build: Any, policy: Any, draw_
         x0 = predict_with_gradient(
             policy, batch.conditioning, batch.seeds, step, checkpointing=False
         )
-        reward = reward_of_latents(policy, Redness(), x0, batch.texts, checkpointing=False)
+        reward = reward_of_latents(policy, Redness(), x0, batch.texts, checkpointing=False).reward
     target = float(reward.median())
     made = build(method | {"target": target})
     output = made.algorithm.loss(policy, batch, torch_generator(2, "loss"))

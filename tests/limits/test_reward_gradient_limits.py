@@ -21,6 +21,7 @@ from components.finetuning.algorithms.refl import ReFL, ReFLSettings
 from components.finetuning.algorithms.supervised import Supervised, SupervisedSettings
 from components.finetuning.batches import LabelledSamples, Prompts
 from components.finetuning.interfaces import LossOutput
+from components.rewards.pictures import as_float
 from tests.support.tiny import tiny_base
 from tests.support.tiny_flow import tiny_flow_base
 
@@ -32,12 +33,12 @@ NUM_STEPS = 3
 class Contrast:
     """A reward in which every pixel has a part, and prompts have another sign."""
 
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        sign = torch.tensor([1.0 if "a " in prompt else -2.0 for prompt in prompts])
-        return sign * ((pixels[:, 0] - pixels[:, 2]).square().mean(dim=(1, 2)) * 9)
+    differentiable = True
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.score_pixels(images.float() / 255, prompts)
+        pixels = as_float(images)
+        sign = torch.tensor([1.0 if "a " in prompt else -2.0 for prompt in prompts])
+        return sign * ((pixels[:, 0] - pixels[:, 2]).square().mean(dim=(1, 2)) * 9)
 
 
 SCORER = Contrast()
@@ -121,7 +122,7 @@ def test_draft_with_all_steps_is_plain_autograd_through_the_sampler(open_policy)
     x_t, noises = draw_noise(policy, SEEDS)
     for step in range(NUM_STEPS):
         x_t = policy.transition(x_t, step, conditioning).sample(noises[:, step])
-    reward = SCORER.score_pixels(policy.pixels(x_t), TEXTS)
+    reward = SCORER.score(policy.pixels(x_t), TEXTS)
     expected = gradient(policy, -reward.mean())
     for grad_steps in (None, NUM_STEPS):
         output, found = ran(
@@ -141,7 +142,7 @@ def test_draft_lv_averages_the_last_step_over_noises(open_policy):
         noise = torch.randn(x0.shape, generator=generator)
         x_t = policy.sampler.level(NUM_STEPS - 1, 4).add_noise(x0, noise)
         again = policy.transition(x_t, NUM_STEPS - 1, conditioning).mean
-        rewards.append(SCORER.score_pixels(policy.pixels(again), TEXTS))
+        rewards.append(SCORER.score(policy.pixels(again), TEXTS))
     first = gradient(policy, -rewards[0].mean())
     second = gradient(policy, -rewards[1].mean())
     assert float((first - second).norm()) > 1e-3 * float(first.norm())
@@ -153,7 +154,7 @@ def test_draft_lv_averages_the_last_step_over_noises(open_policy):
     output, found = lowered(copies=1)
     equal(found, first)
     # What is reported as the reward is that of the images as they are drawn.
-    own = SCORER.score_pixels(policy.pixels(x0), TEXTS)
+    own = SCORER.score(policy.pixels(x0), TEXTS)
     assert float(output.metrics["reward"]) == pytest.approx(float(own.mean()))
     assert float(output.metrics["copy_reward"]) == pytest.approx(float(rewards[0].mean().detach()))
     equal(lowered(copies=2)[1], (first + second) / 2)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -30,9 +32,21 @@ class Brightness:
         return images.double().mean(dim=(1, 2, 3)) + self.offset
 
 
-class OneNumber:
-    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        return images.double().mean()
+def inverted(images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
+    """A plain function, numbers in a list."""
+    return [255 - float(image.float().mean()) for image in images]
+
+
+def words(
+    images: torch.Tensor, prompts: Sequence[str], *, weight: float = 1.0
+) -> numpy.ndarray[Any, Any]:
+    """A plain function, numbers in an array."""
+    return numpy.array([weight * len(prompt.split()) for prompt in prompts], dtype=numpy.float16)
+
+
+def maker(sign: float) -> Callable[[torch.Tensor, Sequence[str]], torch.Tensor]:
+    """A function that makes a function."""
+    return lambda images, prompts: sign * images.float().mean(dim=(1, 2, 3))
 
 
 def plug(name: str, **arguments: object) -> PythonScorerSettings:
@@ -117,10 +131,29 @@ def test_an_object_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "scores"),
+    [
+        (plug("inverted"), [245.0, 245.0]),
+        (plug("words"), [2.0, 0.0]),
+        (plug("words", weight=3.0), [6.0, 0.0]),
+        (plug("maker", sign=-1.0), [-10.0, -10.0]),
+    ],
+)
+def test_a_function_of_images_and_prompts(
+    settings: PythonScorerSettings, scores: list[float], tmp_path: Path
+) -> None:
+    images = torch.full((2, 3, 4, 4), 10, dtype=torch.uint8)
+    found = build_scorer(settings, CPU, tmp_path).score(images, ["red fox", ""])
+    assert found.dtype == torch.float32
+    assert found.tolist() == scores
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         (plug("Brightness", height=3), "refuses its arguments: .*height"),
         (plug("pictures", count=1, seed=0), "gives a Tensor without a method 'score'"),
+        (plug("words", height=3), "refuses its arguments: .*height"),
         (plug("Darkness"), "no callable 'Darkness'"),
     ],
 )
@@ -129,9 +162,3 @@ def test_an_object_that_cannot_score(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         build_scorer(settings, CPU, tmp_path)
-
-
-def test_one_number_for_all_images_is_refused(tmp_path: Path) -> None:
-    scorer = build_scorer(plug("OneNumber"), CPU, tmp_path)
-    with pytest.raises(SettingsError, match=r"scored 2 images with \(\); allowed: .*\(2,\)"):
-        scorer.score(pictures(2, 0), ["", ""])

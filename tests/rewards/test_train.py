@@ -350,9 +350,7 @@ def test_no_member_is_asked_about_what_it_was_trained_on(clip: Path, data: Prefe
     decided = data.splits["train"].preference != 0.5
     unknown = mended.strength.mean[decided] == 0
     assert 0.1 < float(unknown.float().mean()) < 0.45
-    settings = changed(
-        objective={"ensemble": ensemble.model_copy(update={"share": 1.0})}, epochs=1
-    )
+    settings = changed(objective={"ensemble": ensemble.model_copy(update={"share": 1.0})}, epochs=1)
     mended = train(opened_clip(clip), data, settings, torch_generator(1)).mended
     assert mended is not None
     assert (mended.strength.mean[decided] != 0).all()
@@ -388,9 +386,7 @@ def ranked(data: Preferences, clip: Path) -> Preferences:
     rankings = Rankings(images, rank.to(torch.int32), ranking.to(torch.int32), nobody)
     train_split = data.splits["train"]
     read_off = replace(train_split, ranking=torch.zeros_like(train_split.ranking))
-    return replace(
-        with_train(data, read_off), rankings={**data.rankings, "train": rankings}
-    )
+    return replace(with_train(data, read_off), rankings={**data.rankings, "train": rankings})
 
 
 def test_rankings_teach_as_whole_orders(clip: Path, data: Preferences) -> None:

@@ -111,7 +111,7 @@ def _prompt_search(
         texts = [rephrased(text, settings.slots, encoding) for text in trials.texts]
         template = rephrased("{prompt}", settings.slots, encoding)
         images = bench.draw(texts, trials.seeds, f"trying '{template}'")
-        return float(rewards(images, trials.texts, bench.scorer, f"'{template}'").mean())
+        return float(rewards(images, trials.texts, bench.scorer).mean())
 
     generator = np.random.default_rng(bench.seed_for("prompt search"))
     seen = search(settings.slots, reward_of, settings, generator)

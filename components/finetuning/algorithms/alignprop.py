@@ -48,7 +48,7 @@ from components.finetuning.requirements import Requirements
 if TYPE_CHECKING:
     import torch
 
-    from components.contracts.protocols import DifferentiableScorer
+    from components.contracts.protocols import Scorer
     from components.diffusion import Policy
     from components.finetuning.batches import Prompts
     from components.finetuning.interfaces import LossOutput, Method, MethodContext
@@ -178,7 +178,7 @@ class AlignProp:
     """The loss of AlignProp."""
 
     settings: AlignPropSettings
-    scorer: DifferentiableScorer
+    scorer: Scorer
 
     def loss(self, policy: Policy, batch: Prompts, generator: torch.Generator) -> LossOutput:
         """Draw, score, and say how far the reward is from what is wanted; K from `generator`.
@@ -200,12 +200,13 @@ class AlignProp:
             cut="output",
             checkpointing=settings.checkpointing,
         )
-        reward = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        scored = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        reward = scored.reward
         if settings.loss == "margin":
             loss = margin_loss(reward, settings.target)
         else:
             loss = negative_reward(reward)
-        metrics = {**reward_metrics(reward), "grad_steps": kept.sum(1).float().mean()}
+        metrics = {**reward_metrics(scored), "grad_steps": kept.sum(1).float().mean()}
         return LossOutput(settings.reward_weight * loss, metrics)
 
     def kept(self, count: int, num_steps: int, generator: torch.Generator) -> torch.Tensor:

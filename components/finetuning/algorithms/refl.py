@@ -45,7 +45,7 @@ from components.finetuning.requirements import Family, Requirements
 if TYPE_CHECKING:
     import torch
 
-    from components.contracts.protocols import DifferentiableScorer
+    from components.contracts.protocols import Scorer
     from components.diffusion import Policy
     from components.finetuning.batches import LabelledSamples, Prompts
     from components.finetuning.interfaces import LossOutput, Method, MethodContext
@@ -155,7 +155,7 @@ class ReFL:
     """Both losses of ReFL, told apart by what is in the batch."""
 
     settings: ReFLSettings
-    scorer: DifferentiableScorer
+    scorer: Scorer
 
     def loss(
         self, policy: Policy, batch: Prompts | LabelledSamples, generator: torch.Generator
@@ -197,9 +197,10 @@ class ReFL:
             step,
             checkpointing=settings.checkpointing,
         )
-        reward = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        scored = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        reward = scored.reward
         metrics = {
-            **reward_metrics(reward),
+            **reward_metrics(scored),
             "reached_target": (reward >= settings.target).float().mean(),
         }
         return LossOutput(settings.reward_weight * hinge_loss(reward, settings.target), metrics)

@@ -14,8 +14,9 @@ from components.finetuning.requirements import Requirements
 if TYPE_CHECKING:
     import torch
 
-    from components.contracts.protocols import DifferentiableScorer
+    from components.contracts.protocols import Scorer
     from components.diffusion import Policy
+    from components.finetuning.experience.scoring import Scored
 
 
 class SamplingGradientSettings(OptimizerSettings):
@@ -38,15 +39,16 @@ class SamplingGradientSettings(OptimizerSettings):
 
 def reward_of_latents(
     policy: Policy,
-    scorer: DifferentiableScorer,
+    scorer: Scorer,
     x0: torch.Tensor,
     texts: Sequence[str],
     checkpointing: bool,
-) -> torch.Tensor:
+) -> Scored:
     """Rewards [b] of clean latents [b c h w], with their graph.
 
     Raises:
         QuarantinedData, GuardError: rewards that must not be trained on.
+        SettingsError: several rewards, and a single image.
     """
     from components.diffusion import pixels_with_gradient
     from components.finetuning.experience.scoring import score_with_gradient
@@ -55,7 +57,8 @@ def reward_of_latents(
     return score_with_gradient(scorer, pixels, texts)
 
 
-def reward_metrics(reward: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Mean and standard deviation of the rewards [b] of a micro-batch, detached."""
-    reward = reward.detach()
-    return {"reward": reward.mean(), "reward_std": reward.std(correction=0)}
+def reward_metrics(scored: Scored) -> dict[str, torch.Tensor]:
+    """Mean and standard deviation of the rewards of a micro-batch, and its parts, detached."""
+    import torch
+
+    return {name: torch.tensor(value) for name, value in scored.figures().items()}

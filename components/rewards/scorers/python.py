@@ -1,89 +1,96 @@
-"""A scorer of one's own: `{name: python, callable: "package.module:build", arguments: {}}`."""
+"""A scorer of one's own: `{name: python, callable: "package.module:name", arguments: {}}`.
+
+The callable is either of two things:
+
+    a function   f(images, prompts, **arguments), which gives one number an image
+    a maker      a class, or a function that `arguments` alone satisfy; it gives an object with a
+                 method score(images, prompts), or such a function
+
+Numbers come as a tensor, an array or a list. With `differentiable: false` the images are bytes, and
+with `differentiable: true` floats in [0, 1]: whoever writes one meets one kind of image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from components.contracts.errors import SettingsError
-from components.contracts.plugins import build_plug
-from components.contracts.protocols import DifferentiableScorer, Scorer
+from components.contracts.errors import GuardError, SettingsError
+from components.contracts.plugins import build_plug, load_callable
+from components.contracts.settings import ComputeSettings
+from components.rewards.pictures import Images, as_bytes, as_float
 from components.rewards.scorers.settings import PythonScorerSettings
 
 
 class PythonScorer:
-    """Calls the plug and checks what comes back, since a plug is somebody else's code."""
+    """Calls somebody else's code."""
 
-    def __init__(self, scorer: Scorer, dotted: str) -> None:
-        self._scorer, self._dotted = scorer, dotted
+    def __init__(
+        self, call: Callable[[Tensor, Sequence[str]], Any], dotted: str, differentiable: bool
+    ) -> None:
+        self._call, self._dotted = call, dotted
+        self.differentiable = differentiable
 
     @classmethod
-    def build(cls, settings: PythonScorerSettings) -> PythonScorer:
-        """Call `settings.callable` with its arguments; the result must have a method `score`, and
-        `score_pixels` where it is said to be differentiable.
+    def build(
+        cls, settings: PythonScorerSettings, compute: ComputeSettings, root: Path
+    ) -> PythonScorer:
+        """Make what `settings.callable` names ready to score.
 
         Raises:
             SettingsError: the path cannot be imported, the call refuses its arguments, or the
                 result cannot score.
         """
-        scorer = build_plug(settings)
-        _require(scorer, settings, "score", "an object with score(images, prompts)")
-        if settings.differentiable:
-            allowed = "differentiable false, or an object with score_pixels(pixels, prompts)"
-            _require(scorer, settings, "score_pixels", allowed)
-            return DifferentiablePythonScorer(scorer, settings.callable)
-        return cls(scorer, settings.callable)
+        made = load_callable(settings.callable)
+        if _is_function(made, settings.arguments):
+            call: Any = partial(made, **settings.arguments)
+        else:
+            made = build_plug(settings)
+            call = getattr(made, "score", made)
+        if not callable(call):
+            raise SettingsError(
+                f"'{settings.callable}' gives a {type(made).__name__} without a method 'score'",
+                allowed="an object with score(images, prompts), or a function of the two",
+            )
+        return cls(call, settings.callable, settings.differentiable)
 
-    @torch.no_grad()
-    def score(
-        self, images: UInt8[Tensor, "b 3 h w"], prompts: Sequence[str]
-    ) -> Float32[Tensor, " b"]:
-        """Scores of the plug, any scale, higher is better.
+    def score(self, images: Images, prompts: Sequence[str]) -> Tensor:
+        """Scores, any scale, higher is better.
 
         Raises:
-            SettingsError: the plug gave something else than one number an image.
+            GuardError: what came back are no numbers.
         """
-        return self._checked(self._scorer.score(images, prompts), len(images))
-
-    def _checked(self, scores: object, count: int) -> Tensor:
-        if not isinstance(scores, Tensor) or scores.shape != (count,):
-            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise SettingsError(
-                f"'{self._dotted}' scored {count} images with {shape}",
-                allowed=f"a tensor of shape ({count},)",
-            )
-        return scores.float()
-
-
-class DifferentiablePythonScorer(PythonScorer):
-    """A plug through which gradients flow; a black box has no `score_pixels` at all."""
-
-    _scorer: DifferentiableScorer
-
-    def score_pixels(
-        self, pixels: Float32[Tensor, "b 3 h w"], prompts: Sequence[str]
-    ) -> Float32[Tensor, " b"]:
-        """Scores of the plug for pixels in [0, 1], with their graph.
-
-        Raises:
-            SettingsError: the plug gave something else than one number an image, or numbers that do
-                not depend on pixels that ask for a gradient.
-        """
-        scores = self._checked(self._scorer.score_pixels(pixels, prompts), len(pixels))
-        if pixels.requires_grad and not scores.requires_grad:
-            raise SettingsError(
-                f"'{self._dotted}' loses the gradient: its score_pixels gives constants",
-                allowed="a score_pixels made of differentiable operations, without no_grad",
-            )
-        return scores
+        given = as_float(images) if self.differentiable else as_bytes(images)
+        found = self._call(given, prompts)
+        try:
+            return torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise GuardError(
+                f"'{self._dotted}' scored {len(images)} images with a {type(found).__name__} that "
+                f"holds no numbers ({error})"
+            ) from None
 
 
-def _require(scorer: object, settings: PythonScorerSettings, method: str, allowed: str) -> None:
-    if not callable(getattr(scorer, method, None)):
-        raise SettingsError(
-            f"'{settings.callable}' gives a {type(scorer).__name__} without a method '{method}'",
-            allowed=allowed,
-        )
+def _is_function(made: Callable[..., Any], arguments: dict[str, Any]) -> bool:
+    """Whether it lacks just images and prompts, in the place of being complete without them."""
+    if inspect.isclass(made):
+        return False
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):
+        return False
+    return not _takes(signature, (), arguments) and _takes(signature, (None, None), arguments)
+
+
+def _takes(signature: inspect.Signature, given: tuple[Any, ...], arguments: dict[str, Any]) -> bool:
+    try:
+        signature.bind(*given, **arguments)
+    except TypeError:
+        return False
+    return True

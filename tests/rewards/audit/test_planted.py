@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from components.contracts.image_statistics import contrast, saturation
+from components.contracts.seeds import torch_generator
 from components.contracts.settings import BaseSettings, ComputeSettings, PluginSettings
 from components.diffusion import load_policy, sample_images
 from components.miniature import judge as judges
 from components.rewards.audit.audit import AuditReport, audit
 from components.rewards.audit.data import Candidates
-from components.rewards.model import RewardModel
+from components.rewards.backbones.two_towers import TwoTowers
 from components.rewards.scorers.model import ModelScorer
 from components.rewards.settings import AuditSettings
 
@@ -97,7 +98,7 @@ def judge() -> Remembered:
 
 @pytest.fixture(scope="module")
 def honest() -> Score:
-    clip = ModelScorer(RewardModel.from_clip(str(judges.JUDGE_DIR.parent / "clip")))
+    clip = ModelScorer(TwoTowers.open(judges.JUDGE_DIR.parent / "clip", torch_generator(0)))
     # In units of its spread within a prompt, about: 9.4 of its logits.
     return Remembered(lambda images, prompts: clip.score(images, prompts) / 9.4).score
 

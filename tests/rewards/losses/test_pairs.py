@@ -71,9 +71,7 @@ def test_gradient_pulls_the_right_way(preference: float, sign: int) -> None:
 def test_davidson_by_hand(
     margin: float, preference: float, smoothing: float, expected: float
 ) -> None:
-    found = davidson_loss(
-        of(margin), of(preference), torch.tensor(0.0), label_smoothing=smoothing
-    )
+    found = davidson_loss(of(margin), of(preference), torch.tensor(0.0), label_smoothing=smoothing)
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 

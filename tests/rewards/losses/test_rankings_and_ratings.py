@@ -64,9 +64,7 @@ def test_squared_error_by_hand() -> None:
 
 
 def test_binary_by_hand() -> None:
-    found = binary_loss(
-        torch.tensor([LOG(3) + 1] * 2), torch.tensor([1.0, 0.0]), torch.tensor(1.0)
-    )
+    found = binary_loss(torch.tensor([LOG(3) + 1] * 2), torch.tensor([1.0, 0.0]), torch.tensor(1.0))
     assert found.tolist() == pytest.approx([LOG(4 / 3), LOG(4)])
 
 
