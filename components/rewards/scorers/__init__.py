@@ -18,6 +18,12 @@ __all__ = ["ScorerSettings", "build_scorer"]
 SCORERS = {
     "model": "components.rewards.scorers.model:ModelScorer",
     "python": "components.rewards.scorers.python:PythonScorer",
+    "clip_score": "components.rewards.scorers.clip_score:ClipScorer",
+    "pick_score": "components.rewards.scorers.pick_score:PickScorer",
+    "hps_v2": "components.rewards.scorers.hps_v2:HpsV2Scorer",
+    "aesthetic": "components.rewards.scorers.aesthetic:AestheticScorer",
+    "image_reward": "components.rewards.scorers.image_reward:ImageRewardScorer",
+    "hps_v3": "components.rewards.scorers.hps_v3:HpsV3Scorer",
 }
 """Class of each name; it has a classmethod `build(settings, compute, root)`."""
 
