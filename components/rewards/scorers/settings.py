@@ -9,6 +9,19 @@ from pydantic import Field
 from components.contracts.settings import PluginSettings, StrictModel
 
 
+class HttpSettings(StrictModel):
+    """How patiently a service is asked: a run waits for it, and fails when it stays away."""
+
+    timeout_s: float = Field(default=60.0, gt=0.0, le=3600.0)
+    """Seconds without a byte from the service after which one try counts as failed."""
+    retries: int = Field(default=6, ge=0, le=100)
+    """Further tries after the first; with the default pauses the run waits about a minute."""
+    first_pause_s: float = Field(default=1.0, ge=0.0, le=3600.0)
+    """Seconds before the second try; each further pause is twice as long."""
+    longest_pause_s: float = Field(default=30.0, ge=0.0, le=3600.0)
+    """Seconds that no pause exceeds, whatever the service asks for."""
+
+
 class ModelScorerSettings(StrictModel):
     """The reward model that the stage `rewards` trained."""
 
