@@ -169,8 +169,10 @@ def test_an_url_that_is_none(url: str) -> None:
 
 def test_a_key_that_breaks_its_header_is_not_repeated() -> None:
     session = httpx.Client(headers={"authorization": f"Bearer {KEY}\nx"}, trust_env=False)
-    with pytest.raises(SettingsError, match="header of the request is malformed") as failed:
-        post_json(session, "http://127.0.0.1:9", {}, POLICY)
+    message = "header of the request is malformed"
+    service = json_service(lambda request, number: Reply("done"))
+    with service as here, pytest.raises(SettingsError, match=message) as failed:
+        post_json(session, here.url, {}, POLICY)
     assert KEY not in str(failed.value)
 
 
