@@ -24,6 +24,13 @@ SCORERS = {
     "aesthetic": "components.rewards.scorers.aesthetic:AestheticScorer",
     "image_reward": "components.rewards.scorers.image_reward:ImageRewardScorer",
     "hps_v3": "components.rewards.scorers.hps_v3:HpsV3Scorer",
+    "colour": "components.rewards.scorers.colour:ColourScorer",
+    "geneval": "components.rewards.scorers.geneval:GenevalScorer",
+    "jpeg": "components.rewards.scorers.jpeg:JpegScorer",
+    "nsfw": "components.rewards.scorers.nsfw:NsfwScorer",
+    "ocr": "components.rewards.scorers.ocr:OcrScorer",
+    "open_nsfw": "components.rewards.scorers.open_nsfw:OpenNsfwScorer",
+    "vlm": "components.rewards.scorers.vlm:VlmScorer",
 }
 """Class of each name; it has a classmethod `build(settings, compute, root)`."""
 

@@ -120,6 +120,30 @@ class HpsV3Settings(NetworkScorerSettings):
     """Of the network, 15 GiB in bfloat16 as its authors run it; the reward head is float32."""
 
 
+class ColourScorerSettings(StrictModel):
+    """A statistic of the pixels alone, such as a shortcut that an audit should find."""
+
+    name: Literal["colour"] = "colour"
+    differentiable: ClassVar[bool] = True
+    statistic: Literal["brightness", "saturation", "contrast", "sharpness", "colourfulness"] = (
+        "colourfulness"
+    )
+    """What is measured: see components/contracts/image_statistics.py."""
+    prefer: Literal["high", "low"] = "high"
+    """Which end of the scale is better."""
+
+
+class JpegScorerSettings(StrictModel):
+    """How small, or how large, a picture is as JPEG: DDPO's two rewards of pixels alone."""
+
+    name: Literal["jpeg"] = "jpeg"
+    differentiable: ClassVar[bool] = False
+    prefer: Literal["small", "large"] = "small"
+    """`small` is DDPO's compressibility, `large` its incompressibility."""
+    quality: int = Field(default=95, ge=1, le=100)
+    """Of the encoder; DDPO takes 95."""
+
+
 ScorerSettings = Annotated[
     ModelScorerSettings
     | PythonScorerSettings
@@ -128,6 +152,8 @@ ScorerSettings = Annotated[
     | HpsV2Settings
     | AestheticSettings
     | ImageRewardSettings
-    | HpsV3Settings,
+    | HpsV3Settings
+    | ColourScorerSettings
+    | JpegScorerSettings,
     Field(discriminator="name"),
 ]
