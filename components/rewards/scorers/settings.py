@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.contracts.settings import PluginSettings, StrictModel
 
@@ -160,6 +161,61 @@ class OpenNsfwScorerSettings(StrictModel):
 
     name: Literal["open_nsfw"] = "open_nsfw"
     differentiable: ClassVar[bool] = False
+
+
+class VlmScorerSettings(StrictModel):
+    """A vision-language model behind an OpenAI-compatible endpoint, asked for a number."""
+
+    name: Literal["vlm"] = "vlm"
+    differentiable: ClassVar[bool] = False
+    url: str = Field(pattern=r"^https?://[^@?#\s]+$")
+    """What `/chat/completions` follows, such as http://127.0.0.1:8000/v1; without credentials."""
+    model: str = Field(min_length=1)
+    """The name by which the service knows the model."""
+    api_key_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the key; none is sent where this is null."""
+    question: str = Field(
+        default=(
+            "The picture was drawn for this text: {prompt}\nHow well does it show what the text "
+            "says, and how good does it look? Answer with one number from 1 (not at all) to 5 "
+            "(perfectly) and nothing else."
+        ),
+        min_length=1,
+    )
+    """What is asked of each picture; {prompt} stands for its prompt."""
+    lowest: int = Field(default=1, ge=-1000, le=1000)
+    """The worst answer, which scores 0."""
+    highest: int = Field(default=5, ge=-1000, le=1000)
+    """The best answer, which scores 1."""
+    answer_pattern: str = r"^\s*(?:score\s*:?\s*)?(-?\d+(?:\.\d+)?)\s*(?:/\s*\d+)?\s*\.?\s*$"
+    """Regular expression, without regard to case, whose one group is the number in the answer; as
+    it stands the answer must be nothing but a number."""
+    answer_tries: int = Field(default=3, ge=1, le=20)
+    """How often the model is asked when its answer holds no number, before the run fails."""
+    expected_score: bool = False
+    """Whether the score is the mean over the model's tokens in place of the number that it wrote;
+    for answers of one digit, from a service that gives top_logprobs."""
+    max_tokens: int = Field(default=16, ge=1, le=100_000)
+    """Longest answer."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request; null takes one of ours away."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Pictures that are asked about at the same time."""
+    http: HttpSettings = HttpSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest {self.lowest} is not below highest {self.highest}")
+        if self.expected_score and not 0 <= self.lowest < self.highest <= 9:
+            raise ValueError("expected_score needs answers of one digit: lowest and highest 0 to 9")
+        try:
+            groups = re.compile(self.answer_pattern).groups
+        except re.error as error:
+            raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"answer_pattern has {groups} groups, not one around the number")
+        return self
 
 
 ScorerSettings = Annotated[
