@@ -30,7 +30,7 @@ def sign(text: str, size: int = 128, points: int = 20, ink: str = "black") -> to
 @pytest.fixture(scope="module")
 def scorer() -> OcrScorer:
     pytest.importorskip("rapidocr_onnxruntime", exc_type=ImportError)
-    return build_scorer(OcrScorerSettings(), CPU, Path())  # type: ignore[return-value]
+    return OcrScorer.build(OcrScorerSettings(), CPU, Path())
 
 
 @pytest.mark.parametrize(

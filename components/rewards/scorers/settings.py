@@ -163,6 +163,52 @@ class OpenNsfwScorerSettings(StrictModel):
     differentiable: ClassVar[bool] = False
 
 
+class NsfwScorerSettings(StrictModel):
+    """One minus the probability that a picture is not safe, by an image classifier."""
+
+    name: Literal["nsfw"] = "nsfw"
+    differentiable: ClassVar[bool] = True
+    model: str = Field(default="Falconsai/nsfw_image_detection", min_length=1)
+    """An image classifier of transformers with its image processor: a path relative to the
+    project's folder or, where nothing lies there, a hub name."""
+    unsafe_labels: tuple[str, ...] = Field(default=("nsfw",), min_length=1)
+    """The labels of pictures that are not safe, without regard to case."""
+    batch_size: int = Field(default=16, ge=1, le=4096)
+    """Images of one pass; the last pass is filled up to it."""
+
+
+class GenevalScorerSettings(StrictModel):
+    """GenEval's check of objects, counts, colours and positions; the defaults are its own.
+
+    Both models are paths relative to the project's folder or, where nothing lies there, hub names.
+    """
+
+    name: Literal["geneval"] = "geneval"
+    differentiable: ClassVar[bool] = False
+    tasks: str = Field(min_length=1)
+    """File with what each prompt asks for, in the layout of GenEval's evaluation_metadata.jsonl,
+    relative to the project's folder."""
+    detector: str = Field(default="facebook/mask2former-swin-small-coco-instance", min_length=1)
+    """A detector of transformers: Mask2Former, MaskFormer, DETR, RT-DETR, YOLOS, OWLv2."""
+    clip: str = Field(default="openai/clip-vit-large-patch14", min_length=1)
+    """The `CLIPModel` that names colours; not needed where no task asks for one."""
+    score: Literal["strict", "soft"] = "strict"
+    """`strict` is GenEval's 0 or 1, `soft` the share of what is right, as Flow-GRPO rewards it."""
+    threshold: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """The detector must be surer of an object than this."""
+    counting_threshold: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """As `threshold`, in tasks with the tag `counting`."""
+    max_objects: int = Field(default=16, ge=1, le=1000)
+    """Most objects of one class that are looked at."""
+    max_overlap: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Intersection over union from which the less sure of two objects of a class is a double; 1 is
+    off."""
+    position_margin: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of their sizes by which objects must be apart to be beside each other."""
+    batch_size: int = Field(default=4, ge=1, le=4096)
+    """Images of one pass of the detector; the last pass is filled up to it."""
+
+
 class VlmScorerSettings(StrictModel):
     """A vision-language model behind an OpenAI-compatible endpoint, asked for a number."""
 
