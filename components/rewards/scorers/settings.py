@@ -274,6 +274,11 @@ ScorerSettings = Annotated[
     | ImageRewardSettings
     | HpsV3Settings
     | ColourScorerSettings
-    | JpegScorerSettings,
+    | JpegScorerSettings
+    | OcrScorerSettings
+    | GenevalScorerSettings
+    | NsfwScorerSettings
+    | OpenNsfwScorerSettings
+    | VlmScorerSettings,
     Field(discriminator="name"),
 ]
