@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from itertools import accumulate
 from math import exp
 from typing import Any
 
@@ -47,12 +49,8 @@ def expected_score(choice: Json, settings: VlmScorerSettings) -> float:
     """
     tokens = _tokens(choice, settings)
     _, start = _number("".join(token for token, _ in tokens), choice, settings)
-    end = 0
-    for token, candidates in tokens:
-        end += len(token)
-        if end > start:
-            return _mean(candidates, settings)
-    raise Unusable("the number is not among the tokens")
+    ends = list(accumulate(len(token) for token, _ in tokens))
+    return _mean(tokens[bisect_right(ends, start)][1], settings)
 
 
 def _tokens(choice: Json, settings: VlmScorerSettings) -> list[tuple[str, Candidates]]:
