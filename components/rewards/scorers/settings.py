@@ -163,28 +163,23 @@ class OpenNsfwScorerSettings(StrictModel):
     differentiable: ClassVar[bool] = False
 
 
-class NsfwScorerSettings(StrictModel):
+class NsfwScorerSettings(NetworkScorerSettings):
     """One minus the probability that a picture is not safe, by an image classifier."""
 
     name: Literal["nsfw"] = "nsfw"
-    differentiable: ClassVar[bool] = True
     model: str = Field(default="Falconsai/nsfw_image_detection", min_length=1)
-    """An image classifier of transformers with its image processor: a path relative to the
-    project's folder or, where nothing lies there, a hub name."""
+    """An image classifier of transformers with its image processor."""
     unsafe_labels: tuple[str, ...] = Field(default=("nsfw",), min_length=1)
     """The labels of pictures that are not safe, without regard to case."""
-    batch_size: int = Field(default=16, ge=1, le=4096)
-    """Images of one pass; the last pass is filled up to it."""
 
 
-class GenevalScorerSettings(StrictModel):
-    """GenEval's check of objects, counts, colours and positions; the defaults are its own.
-
-    Both models are paths relative to the project's folder or, where nothing lies there, hub names.
-    """
+class GenevalScorerSettings(NetworkScorerSettings):
+    """GenEval's check of objects, counts, colours and positions; the defaults are its own."""
 
     name: Literal["geneval"] = "geneval"
     differentiable: ClassVar[bool] = False
+    batch_size: int = Field(default=4, ge=1, le=4096)
+    """Images of one pass of the detector; the last pass is filled up to it."""
     tasks: str = Field(min_length=1)
     """File with what each prompt asks for, in the layout of GenEval's evaluation_metadata.jsonl,
     relative to the project's folder."""
@@ -205,8 +200,6 @@ class GenevalScorerSettings(StrictModel):
     off."""
     position_margin: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of their sizes by which objects must be apart to be beside each other."""
-    batch_size: int = Field(default=4, ge=1, le=4096)
-    """Images of one pass of the detector; the last pass is filled up to it."""
 
 
 class VlmScorerSettings(StrictModel):
