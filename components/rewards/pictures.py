@@ -20,6 +20,10 @@ from components.contracts.errors import DataError, ModelError
 
 RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """Pillow's number of a filter, as image processor configs hold it, and torch's name."""
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Of the red, green and blue of CLIP's training pictures; many towers took it over."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""As `CLIP_MEAN`."""
 Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 """Bytes, or floats in [0, 1]."""
 RANGE_TOLERANCE = 1e-3
@@ -60,6 +64,27 @@ def as_bytes(images: Images) -> UInt8[Tensor, "b 3 h w"]:
     return (images.detach() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def resized(images: Images, height: int, width: int, filter: str) -> Images:
+    """Every picture at `height` x `width`, by a filter of `RESAMPLING`, antialiased.
+
+    Bytes stay bytes and are rounded where Pillow rounds, after its pass along the width and again
+    after that along the height; of noise, one byte in a thousand is then one off. Floats keep their
+    graph and are cut to [0, 1].
+    """
+    if images.shape[-2:] == (height, width):
+        return images
+    antialias = filter != "nearest-exact"
+    if images.dtype != torch.uint8:
+        size, pixels = (height, width), as_float(images)
+        return F.interpolate(pixels, size=size, mode=filter, antialias=antialias).clamp(0, 1)
+    pixels = images.float()
+    for size in ((images.shape[-2], width), (height, width)):
+        if pixels.shape[-2:] != size:
+            pixels = F.interpolate(pixels, size=size, mode=filter, antialias=antialias)
+            pixels = pixels.round().clamp(0, 255)
+    return pixels.to(torch.uint8)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What an image processor does, as it stands in `preprocessor_config.json`."""
@@ -74,6 +99,9 @@ class Preprocessing:
     """Of each channel, taken off."""
     std: tuple[float, ...]
     """Of each channel, divided by."""
+    even_crop: bool = False
+    """Whether half a pixel off centre goes to the even side, as in torchvision's transforms, and
+    not to the upper left, as in transformers' image processors."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str) -> Preprocessing:
@@ -99,10 +127,11 @@ class Preprocessing:
 
     def resize(self, images: Images) -> Images:
         """Shortest edge to `size`, then the centre; bytes stay bytes, floats keep their graph."""
-        if images.dtype == torch.uint8:
-            resized = self._resized(images.float()).round().clamp(0, 255)
-            return self._centred(resized).to(torch.uint8)
-        return self._centred(self._resized(as_float(images)).clamp(0, 1))
+        height, width = images.shape[-2:]
+        shortest = min(height, width)
+        # The longer edge is cut down, not rounded, as torchvision and transformers do.
+        target = (self.size * height // shortest, self.size * width // shortest)
+        return self._centred(resized(images, *target, self.filter))
 
     def normalise(self, images: Images) -> Float[Tensor, "b 3 s s"]:
         """To the range that the image tower was trained on."""
@@ -117,23 +146,15 @@ class Preprocessing:
         """Resized, cropped and normalised."""
         return self.normalise(self.resize(images))
 
-    def _resized(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        factor = self.size / min(height, width)
-        if factor == 1:
-            return images
-        target = (round(height * factor), round(width * factor))
-        antialias = self.filter != "nearest-exact"
-        return F.interpolate(images, size=target, mode=self.filter, antialias=antialias)
-
     def _centred(self, images: Tensor) -> Tensor:
-        top, left = ((edge - self.crop) // 2 for edge in images.shape[-2:])
+        offsets = ((edge - self.crop) / 2 for edge in images.shape[-2:])
+        top, left = (round(offset) if self.even_crop else int(offset) for offset in offsets)
         return images[..., top : top + self.crop, left : left + self.crop]
 
 
 def in_equal_parts(
-    count: int, size: int, compute: Callable[[Tensor], Float[Tensor, " n"]]
-) -> Float[Tensor, " b"]:
+    count: int, size: int, compute: Callable[[Tensor], Float[Tensor, " n *rest"]]
+) -> Float[Tensor, " b *rest"]:
     """`compute` on the rows 0..count-1, `size` at a time; the last part is filled up with its last
     row.
 

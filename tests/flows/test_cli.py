@@ -12,7 +12,6 @@ import pytest
 from flows.cli import _main
 from tests.support.project import behave, konomi, order
 
-
 COMMANDS = ("demo", "run", "check", "status", "audit", "report", "promote", "serve-reward")
 
 

@@ -51,8 +51,13 @@ def test_the_payload_goes_out_and_the_answer_comes_back() -> None:
 
 
 def test_a_page_is_read() -> None:
-    with json_service(lambda request, number: Reply(request.method)) as service:
-        assert get_json(httpx.Client(trust_env=False), service.url, POLICY) == "GET"
+    answers = [Reply("fine"), Reply({"error": "who are you?"}, 403)]
+    session = httpx.Client(trust_env=False)
+    with json_service(lambda request, number: answers[number]) as service:
+        assert get_json(session, service.url, POLICY) == "fine"
+        assert service.requests[0].method == "GET"
+        with pytest.raises(SettingsError, match=r"status 403 .*who are you"):
+            get_json(session, service.url, POLICY)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408, 425, 429])

@@ -12,7 +12,9 @@ IMAGE_SIZE = 16
 TEXT_LENGTH = 12
 
 
-def tiny_clip(folder: Path, seed: int = 0, *, convolutional: bool = False) -> Path:
+def tiny_clip(
+    folder: Path, seed: int = 0, *, convolutional: bool = False, text_length: int = TEXT_LENGTH
+) -> Path:
     """Write a `CLIPModel` of random weights with tokenizer and image processor; return `folder`.
 
     `convolutional`: with a ConvNeXt as the image tower, in a `VisionTextDualEncoderModel`.
@@ -33,7 +35,7 @@ def tiny_clip(folder: Path, seed: int = 0, *, convolutional: bool = False) -> Pa
     marks = ["<|startoftext|>", "<|endoftext|>"]
     letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
     vocab = {token: number for number, token in enumerate([*letters, *marks])}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=TEXT_LENGTH)
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=text_length)
     ends = {"bos_token_id": len(letters), "eos_token_id": len(letters) + 1}
     tower = {
         "hidden_size": 32,
@@ -47,7 +49,7 @@ def tiny_clip(folder: Path, seed: int = 0, *, convolutional: bool = False) -> Pa
             **ends,
             "pad_token_id": ends["eos_token_id"],
             "vocab_size": len(vocab),
-            "max_position_embeddings": TEXT_LENGTH,
+            "max_position_embeddings": text_length,
         },
         vision_config={**tower, "image_size": IMAGE_SIZE, "patch_size": 4},
         projection_dim=16,

@@ -20,6 +20,19 @@ SCORERS = {
     "python": "components.rewards.scorers.python:PythonScorer",
     "remote": "components.rewards.scorers.remote:RemoteScorer",
     "several": "components.rewards.scorers.several:SeveralScorer",
+    "clip_score": "components.rewards.scorers.clip_score:ClipScorer",
+    "pick_score": "components.rewards.scorers.pick_score:PickScorer",
+    "hps_v2": "components.rewards.scorers.hps_v2:HpsV2Scorer",
+    "aesthetic": "components.rewards.scorers.aesthetic:AestheticScorer",
+    "image_reward": "components.rewards.scorers.image_reward:ImageRewardScorer",
+    "hps_v3": "components.rewards.scorers.hps_v3:HpsV3Scorer",
+    "colour": "components.rewards.scorers.colour:ColourScorer",
+    "geneval": "components.rewards.scorers.geneval:GenevalScorer",
+    "jpeg": "components.rewards.scorers.jpeg:JpegScorer",
+    "nsfw": "components.rewards.scorers.nsfw:NsfwScorer",
+    "ocr": "components.rewards.scorers.ocr:OcrScorer",
+    "open_nsfw": "components.rewards.scorers.open_nsfw:OpenNsfwScorer",
+    "vlm": "components.rewards.scorers.vlm:VlmScorer",
 }
 """Class of each name; it has a classmethod `build(settings, compute, root)`."""
 

@@ -51,8 +51,8 @@ class ModelScorer:
 
     @torch.no_grad()
     def _text_states(self, prompts: Sequence[str]) -> Tensor:
-        # One prompt is scored many times in a run; its frozen states are computed once, alone, so that
-        # they do not depend on the other prompts either.
+        # One prompt is scored many times in a run; its frozen states are computed once, alone, so
+        # that they do not depend on the other prompts either.
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._text:
                 self._text[prompt] = self._model.text_states(self._model.tokenize([prompt]))[0]

