@@ -15,10 +15,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import BertTokenizer, CLIPConfig, CLIPModel, Qwen2Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from components.rewards.scorers import hps_v2, hps_v3, image_reward
-from components.rewards.scorers.checkpoints import published_shapes
+from components.rewards.pictures import CLIP_MEAN, CLIP_STD
+from components.rewards.scorers import aesthetic, hps_v2, hps_v3_network, image_reward
+from components.rewards.scorers.checkpoints import (
+    Source,
+    load_weights,
+    published_shapes,
+    unallocated,
+)
 from tests.support.given_numbers import weights
+from tests.support.tiny_clip import tiny_clip
 
 KEYS = Path(__file__).with_name("keys")
 
@@ -79,7 +89,7 @@ QWEN: dict[str, Any] = {
             "mrope_section": [1, 1, 2],
         },
     },
-    "vision_config": hps_v3.ARCHITECTURE["vision_config"]
+    "vision_config": hps_v3_network.ARCHITECTURE["vision_config"]
     | {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
     "vision_start_token_id": 265,
     "vision_end_token_id": 266,
@@ -94,7 +104,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(hps_v2, "ARCHITECTURE", OPEN_CLIP)
     patch.setattr(image_reward, "VISION", BLIP_VISION)
     patch.setattr(image_reward, "TEXT", BLIP_TEXT)
-    patch.setattr(hps_v3, "ARCHITECTURE", QWEN)
+    patch.setattr(hps_v3_network, "ARCHITECTURE", QWEN)
 
 
 def published(name: str) -> dict[str, list[int]]:
@@ -121,8 +131,6 @@ def given(module: torch.nn.Module, naming: Callable[[str], Any]) -> dict[str, to
 
 def tiny_bert(folder: Path) -> Path:
     """Write BERT's tokenizer with a piece for each letter; two tokens are left for BLIP's marks."""
-    from transformers import BertTokenizer
-
     letters = string.ascii_lowercase
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters)]
     vocab = {piece: number for number, piece in enumerate(pieces[:57])}
@@ -151,11 +159,47 @@ QWEN_MARKS = (
 
 def tiny_qwen(folder: Path) -> Path:
     """Write Qwen2-VL's tokenizer with a token for each byte and its own special tokens."""
-    from transformers import Qwen2Tokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     vocab = {letter: byte for byte, letter in bytes_to_unicode().items()}
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[])
     tokenizer.add_special_tokens({"additional_special_tokens": list(QWEN_MARKS)})
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_official(folder: Path) -> Path:
+    """Write the files of all six scorers as their authors lay them out, with the given weights.
+
+    Beside them `clip/`, `bert/` and `qwen/` with the tokenizers, and `quick/`, a CLIP with OpenAI's
+    activation. `shrink` must be in force.
+    """
+    tiny_clip(folder / "clip")
+    tiny_bert(folder / "bert")
+    tiny_qwen(folder / "qwen")
+    with unallocated():
+        open_clip = CLIPModel(CLIPConfig(**OPEN_CLIP))
+        blip, qwen = image_reward.Blip(), hps_v3_network.RewardQwen()
+        mlp = aesthetic.LinearStack(OPEN_CLIP["projection_dim"])
+    clip = given(open_clip, hps_v2.open_clip_name)
+    torch.save({"epoch": 1, "state_dict": clip}, folder / hps_v2.FILES["2.1"])
+    torch.save(given(blip, image_reward.official_name), folder / image_reward.FILE)
+    torch.save(given(mlp, Source), folder / "mlp.pth")
+    save_file(given(qwen, hps_v3_network.official_name), folder / "HPSv3.safetensors")
+    _write_quick(folder)
+    return folder
+
+
+def _write_quick(folder: Path) -> None:
+    towers = {
+        key: value | {"hidden_act": "quick_gelu"} if isinstance(value, dict) else value
+        for key, value in OPEN_CLIP.items()
+    }
+    clip = CLIPModel(CLIPConfig(**towers))
+    load_weights(clip, folder / hps_v2.FILES["2.1"], "a tiny CLIP", hps_v2.open_clip_name)
+    clip.save_pretrained(folder / "quick")
+    processor = json.loads((folder / "clip/preprocessor_config.json").read_text()) | {
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+    }
+    (folder / "quick/preprocessor_config.json").write_text(json.dumps(processor))

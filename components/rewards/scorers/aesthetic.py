@@ -20,14 +20,9 @@ from transformers import CLIPModel
 from components.contracts.device import find_device
 from components.contracts.settings import ComputeSettings
 from components.rewards.pictures import Images, Preprocessing, in_equal_parts
-from components.rewards.scorers.checkpoints import (
-    load_weights,
-    located,
-    pretrained,
-    unallocated,
-    weight_file,
-)
+from components.rewards.scorers.checkpoints import load_weights, unallocated
 from components.rewards.scorers.clip_towers import clip_preprocessing, image_features
+from components.rewards.scorers.hub import located, pretrained, weight_file
 from components.rewards.scorers.settings import AestheticSettings
 
 FILE = "sac+logos+ava1-l14-linearMSE.pth"

@@ -17,8 +17,8 @@ from torch import Tensor
 from components.contracts.device import find_device
 from components.contracts.settings import ComputeSettings
 from components.rewards.pictures import Images
-from components.rewards.scorers.checkpoints import located
 from components.rewards.scorers.clip_towers import ClipTowers, cleaned
+from components.rewards.scorers.hub import located
 from components.rewards.scorers.settings import ClipScoreSettings
 
 WEIGHT = 2.5

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from components.rewards.pictures import Images, Preprocessing, in_equal_parts
-from components.rewards.scorers.checkpoints import opening, pretrained
+from components.rewards.scorers.hub import opening, pretrained, pretrained_tokenizer
 
 MAX_KEPT = 16384
 """Prompts whose features are kept; beyond it the oldest is forgotten and computed again."""
@@ -59,7 +59,7 @@ class ClipTowers:
         """
         clip = pretrained(CLIPModel, model, "a CLIPModel")
         prepare = clip_preprocessing(processor, even_crop=even_crop)
-        return cls(clip, clip_tokenizer(processor), prepare, batch_size)
+        return cls(clip, clip_tokenizer(processor, clip), prepare, batch_size)
 
     def to(self, device: torch.device) -> ClipTowers:
         """The same on `device`."""
@@ -109,13 +109,14 @@ def image_features(clip: CLIPModel, pixel_values: Float[Tensor, "b 3 s s"]) -> F
     return F.normalize(clip.visual_projection(pooled), dim=-1)
 
 
-def clip_tokenizer(source: Path | str) -> Any:
+def clip_tokenizer(source: Path | str, clip: CLIPModel) -> Any:
     """CLIP's tokenizer from a folder or by hub name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or it is not the one of `clip`.
     """
-    return pretrained(AutoTokenizer, source, "a model with CLIP's tokenizer")
+    config: Any = clip.config
+    return pretrained_tokenizer(source, "CLIP's tokenizer", config.text_config.vocab_size)
 
 
 def clip_preprocessing(source: Path | str, *, even_crop: bool) -> Preprocessing:

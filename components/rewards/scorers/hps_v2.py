@@ -22,15 +22,10 @@ from transformers import CLIPConfig, CLIPModel
 
 from components.contracts.device import find_device
 from components.contracts.settings import ComputeSettings
-from components.rewards.pictures import CLIP_MEAN, CLIP_STD, Images, Preprocessing, as_float
-from components.rewards.scorers.checkpoints import (
-    Source,
-    load_weights,
-    located,
-    unallocated,
-    weight_file,
-)
+from components.rewards.pictures import Images, as_float, normalised
+from components.rewards.scorers.checkpoints import Source, load_weights, unallocated
 from components.rewards.scorers.clip_towers import ClipTowers, cleaned, clip_tokenizer
+from components.rewards.scorers.hub import located, weight_file
 from components.rewards.scorers.settings import HpsV2Settings
 
 FILES = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
@@ -109,7 +104,7 @@ class HpsV2Scorer:
         with unallocated():
             clip = CLIPModel(CLIPConfig(**ARCHITECTURE))
         load_weights(clip, path, "open_clip's ViT-H-14", open_clip_name)
-        tokenizer = clip_tokenizer(located(settings.tokenizer, root))
+        tokenizer = clip_tokenizer(located(settings.tokenizer, root), clip)
         size = int(ARCHITECTURE["vision_config"]["image_size"])
         towers = ClipTowers(
             clip, tokenizer, lambda images: prepare(images, size), settings.batch_size
@@ -139,13 +134,14 @@ def prepare(images: Images, size: int) -> Float32[Tensor, "b 3 s s"]:
     """The longest edge at `size`, black around it, normalised.
 
     Bytes become floats before the resizing, so nothing is rounded, and a bright edge may ring
-    beyond [0, 1]: that is what the network saw.
+    beyond [0, 1]: that is what the network saw. Antialiased, as torchvision does it from 0.17 on;
+    with an older one the authors' program skips pixels.
     """
     pixels = _longest_edge(as_float(images), size)
     height, width = pixels.shape[-2:]
     left, top = (size - width) // 2, (size - height) // 2
     padded = F.pad(pixels, [left, size - width - left, top, size - height - top])
-    return Preprocessing(size, size, "bicubic", CLIP_MEAN, CLIP_STD).normalise(padded)
+    return normalised(padded)
 
 
 def _longest_edge(pixels: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 h2 w2"]:

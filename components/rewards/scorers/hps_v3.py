@@ -19,29 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
-from torch import Tensor, nn
-from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLModel
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from components.contracts.device import find_device
 from components.contracts.errors import DataError
 from components.contracts.settings import ComputeSettings
-from components.rewards.pictures import (
-    CLIP_MEAN,
-    CLIP_STD,
-    Images,
-    Preprocessing,
-    in_equal_parts,
-    resized,
-)
-from components.rewards.scorers.checkpoints import (
-    Source,
-    load_weights,
-    located,
-    pretrained,
-    unallocated,
-    weight_file,
-)
+from components.rewards.pictures import Images, in_equal_parts, normalised, resized
+from components.rewards.scorers.checkpoints import load_weights, unallocated
+from components.rewards.scorers.hps_v3_network import NOT_NEEDED, RewardQwen, official_name
+from components.rewards.scorers.hub import located, pretrained_tokenizer, weight_file
 from components.rewards.scorers.settings import HpsV3Settings
 
 FILE = "HPSv3.safetensors"
@@ -52,88 +39,8 @@ AREA = 256 * 28 * 28
 """Pixels of a picture after resizing, about."""
 MAX_RATIO = 200
 """Of the two edges."""
-NUM_FRAMES = 2
-"""Qwen2-VL sees a picture as a film of this many equal frames."""
-ARCHITECTURE: dict[str, Any] = {
-    "text_config": {
-        # The 151657 tokens of Qwen2-VL and the one for the reward.
-        "vocab_size": 151658,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1000000.0,
-            "mrope_section": [16, 24, 24],
-        },
-    },
-    "vision_config": {
-        "depth": 32,
-        "embed_dim": 1280,
-        "hidden_size": 3584,
-        "num_heads": 16,
-        "mlp_ratio": 4,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": NUM_FRAMES,
-    },
-}
-"""Qwen2-VL-7B-Instruct."""
-HEAD = (1024, 16, 2)
-"""Widths of the reward head."""
-NOT_NEEDED = ("lm_head.weight",)
 MAX_KEPT = 4096
 """Prompts whose tokens are kept."""
-
-
-class RewardQwen(nn.Module):
-    """Qwen2-VL without its language head, and the reward head in float32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qwen = Qwen2VLModel(Qwen2VLConfig(**ARCHITECTURE))
-        width, middle, last = ARCHITECTURE["text_config"]["hidden_size"], *HEAD[:2]
-        self.head = nn.Sequential(
-            nn.Linear(width, middle),
-            nn.ReLU(),
-            nn.Dropout(0.05),
-            nn.Linear(middle, last),
-            nn.ReLU(),
-            nn.Linear(last, HEAD[2]),
-        )
-
-    def forward(
-        self,
-        input_ids: Int64[Tensor, "b n"],
-        patches: Float32[Tensor, "b p d"],
-        grid: tuple[int, int],
-        reward_at: int,
-    ) -> Float32[Tensor, "b 2"]:
-        """mu and log sigma of each row, read at the token number `reward_at`.
-
-        `grid` is the number of patches along height and width; `input_ids` hold one image token for
-        every square of merged patches.
-        """
-        qwen, count = self.qwen, len(input_ids)
-        grids = torch.tensor([[1, *grid]], device=patches.device).expand(count, 3)
-        seen = qwen.visual(patches.flatten(0, 1).to(qwen.dtype), grid_thw=grids).pooler_output
-        embedded = qwen.get_input_embeddings()(input_ids)
-        places = (input_ids == self.image_token)[..., None].expand_as(embedded)
-        read = qwen.language_model(
-            inputs_embeds=embedded.masked_scatter(places, seen.to(embedded.dtype)),
-            position_ids=torch.arange(input_ids.shape[1], device=patches.device).expand(count, -1),
-            use_cache=False,
-        )
-        return self.head(read.last_hidden_state[:, reward_at].float())
-
-    @property
-    def image_token(self) -> int:
-        """Number of the token that a merged patch takes the place of."""
-        return int(self.qwen.config.image_token_id)
 
 
 class HpsV3Scorer:
@@ -145,8 +52,6 @@ class HpsV3Scorer:
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
         self._reward_token = int(tokenizer.convert_tokens_to_ids(REWARD_TOKEN))
         self._tokens = lru_cache(MAX_KEPT)(self._tokenized)
-        vision = ARCHITECTURE["vision_config"]
-        self._patch, self._merge = int(vision["patch_size"]), int(vision["spatial_merge_size"])
 
     @classmethod
     def build(cls, settings: HpsV3Settings, compute: ComputeSettings, root: Path) -> HpsV3Scorer:
@@ -161,8 +66,9 @@ class HpsV3Scorer:
         model.qwen.to(getattr(torch, settings.dtype))
         load_weights(model, path, "HPSv3", official_name, NOT_NEEDED)
         place = located(settings.tokenizer, root)
-        tokenizer = pretrained(AutoTokenizer, place, "a model with Qwen2-VL's tokenizer")
-        tokenizer.add_special_tokens({"additional_special_tokens": [REWARD_TOKEN]})
+        tokenizer = pretrained_tokenizer(
+            place, "Qwen2-VL's tokenizer", model.num_tokens, [REWARD_TOKEN]
+        )
         return cls(model.to(find_device(compute)), tokenizer, settings.batch_size)
 
     def score(self, images: Images, prompts: Sequence[str]) -> Float32[Tensor, " b"]:
@@ -182,7 +88,7 @@ class HpsV3Scorer:
         Raises:
             DataError: as `score`.
         """
-        step = self._patch * self._merge
+        step = self._model.pixels_of_token
         height, width = sizes(images.shape[-2], images.shape[-1], step)
         rows = [self._tokens(prompt, height * width // step**2) for prompt in prompts]
         groups: dict[int, list[int]] = defaultdict(list)
@@ -204,23 +110,10 @@ class HpsV3Scorer:
         reward_at = int((ids[0] == self._reward_token).nonzero()[-1])
 
         def compute(rows: Tensor) -> Float32[Tensor, "c 2"]:
-            pixels = resized(images[rows].to(device), height, width, "bicubic")
-            normal = Preprocessing(height, width, "bicubic", CLIP_MEAN, CLIP_STD).normalise(pixels)
-            patches = self._patches(normal)
-            grid = (height // self._patch, width // self._patch)
-            return self._model(ids[rows].to(device), patches, grid, reward_at)
+            pixels = normalised(resized(images[rows].to(device), height, width, "bicubic"))
+            return self._model(ids[rows].to(device), pixels, reward_at)
 
         return in_equal_parts(len(images), self._batch_size, compute)
-
-    def _patches(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
-        """Patches in the order of merged squares, each [3, frame, patch, patch] in one row."""
-        count, channels, height, width = pixels.shape
-        square, patch = self._merge, self._patch
-        rows, columns = height // (patch * square), width // (patch * square)
-        split = pixels.view(count, channels, rows, square, patch, columns, square, patch)
-        ordered = split.permute(0, 2, 5, 3, 6, 1, 4, 7)
-        film = ordered.unsqueeze(6).expand(*ordered.shape[:6], NUM_FRAMES, *ordered.shape[6:])
-        return film.reshape(count, rows * columns * square**2, -1)
 
     def _tokenized(self, prompt: str, num_image_tokens: int) -> Int64[Tensor, " n"]:
         text = instruction().replace("{image}", IMAGE_TOKEN * num_image_tokens)
@@ -263,15 +156,3 @@ def sizes(height: int, width: int, step: int) -> tuple[int, int]:
     grow = math.sqrt(AREA / (height * width))
     up = [math.ceil(edge * grow / step) * step for edge in (height, width)]
     return up[0], up[1]
-
-
-def official_name(name: str) -> Source:
-    """Where `HPSv3.safetensors` keeps the weight that is called `name` in `RewardQwen`."""
-    for ours, theirs in (
-        ("head.", "rm_head."),
-        ("qwen.visual.", "visual."),
-        ("qwen.language_model.", "model."),
-    ):
-        if name.startswith(ours):
-            return Source(theirs + name.removeprefix(ours))
-    return Source(name)

@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BlipTextConfig, BlipVisionConfig, BlipVisionModel
+from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from components.contracts.device import find_device
@@ -29,14 +29,8 @@ from components.rewards.pictures import (
     in_equal_parts,
 )
 from components.rewards.scorers.aesthetic import LinearStack
-from components.rewards.scorers.checkpoints import (
-    Source,
-    load_weights,
-    located,
-    pretrained,
-    unallocated,
-    weight_file,
-)
+from components.rewards.scorers.checkpoints import Source, load_weights, unallocated
+from components.rewards.scorers.hub import located, pretrained_tokenizer, weight_file
 from components.rewards.scorers.settings import ImageRewardSettings
 
 FILE = "ImageReward.pt"
@@ -139,9 +133,10 @@ class ImageRewardScorer:
             blip = Blip()
         load_weights(blip, path, "ImageReward-v1.0", official_name, NOT_NEEDED)
         place = located(settings.tokenizer, root)
-        tokenizer = pretrained(AutoTokenizer, place, "a model with BERT's uncased tokenizer")
         # BLIP's two marks. A prompt can hold them too, and then they are one token each.
-        tokenizer.add_special_tokens({"additional_special_tokens": ["[DEC]", "[ENC]"]})
+        tokenizer = pretrained_tokenizer(
+            place, "BERT's uncased tokenizer", TEXT["vocab_size"], ("[DEC]", "[ENC]")
+        )
         return cls(blip.to(find_device(compute)), tokenizer, settings.batch_size)
 
     def score(self, images: Images, prompts: Sequence[str]) -> Float32[Tensor, " b"]:
