@@ -6,7 +6,14 @@ from math import sqrt
 
 import pytest
 
-from components.preferences.agreement import krippendorff_alpha, label_noise, raw_agreement
+from components.preferences.agreement import (
+    Level,
+    cohen_kappa,
+    fleiss_kappa,
+    krippendorff_alpha,
+    label_noise,
+    raw_agreement,
+)
 
 
 def test_raw_agreement_counts_pairs_of_annotators() -> None:
@@ -25,13 +32,55 @@ def test_alpha_of_two_observers_and_binary_data() -> None:
     assert krippendorff_alpha(units) == pytest.approx(0.095, abs=5e-4)
 
 
-def test_alpha_of_four_observers_with_missing_data() -> None:
-    # Krippendorff (2011), section C: twelve units, up to four observers; the result is 0.743.
+@pytest.mark.parametrize(
+    ("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
+)
+def test_alpha_of_four_observers_with_missing_data(level: Level, published: float) -> None:
+    # Krippendorff (2011), sections C and D: twelve units, up to four observers.
     observers = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
     units = [
-        [row[unit] for row in observers if row[unit] != "."] for unit in range(len(observers[0]))
+        [int(row[unit]) for row in observers if row[unit] != "."]
+        for unit in range(len(observers[0]))
     ]
-    assert krippendorff_alpha(units) == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_alpha(units, level) == pytest.approx(published, abs=5e-4)
+
+
+def test_ordinal_distance_counts_the_answers_between() -> None:
+    # 1 1 | 2 9 | 9 9: as ranks 1 has 2 answers, 2 has 1, 9 has 3, in the middles 1, 2.5, 4.5.
+    # Observed 2 (2.5 - 4.5)^2 = 8; expected 2 (2*1*1.5^2 + 2*3*3.5^2 + 1*3*2^2) = 180.
+    assert krippendorff_alpha([[1, 1], [2, 9], [9, 9]], "ordinal") == pytest.approx(1 - 5 * 8 / 180)
+    # As numbers the distances are 1, 8 and 7: 2 * 49 against 2 (2*1 + 6*64 + 3*49).
+    interval = krippendorff_alpha([[1, 1], [2, 9], [9, 9]], "interval")
+    assert interval == pytest.approx(1 - 5 * 98 / 1066)
+    with pytest.raises(TypeError):
+        krippendorff_alpha(iter([["a", 1], [2, 2]]), "ordinal")
+
+
+def test_cohens_kappa_takes_off_what_two_habits_agree_about_by_chance() -> None:
+    # 20 both yes, 15 both no, 5 and 10 apart: 0.7 agreed, by chance .5 * .6 + .5 * .4 = 0.5.
+    first = "y" * 25 + "n" * 25
+    second = "y" * 20 + "n" * 5 + "y" * 10 + "n" * 15
+    assert cohen_kappa(first, second) == pytest.approx((0.7 - 0.5) / 0.5)
+    # Weights 0 1 4 of the quadratic kind: found 1 of 4, by chance (of 4 * 4 pairs) 28 of 16.
+    quadratic = cohen_kappa([1, 2, 3, 1], [1, 3, 3, 1], "quadratic")
+    assert quadratic == pytest.approx(1 - (1 / 4) / (28 / 16))
+    assert cohen_kappa("aa", "aa") is None
+    with pytest.raises(ValueError, match="2 answers against 1"):
+        cohen_kappa("aa", "a")
+
+
+def test_fleiss_kappa_of_a_table() -> None:
+    # Ten units, fourteen annotators, five values; by hand P = 0.378, chance 0.213, kappa 0.210.
+    table = """0 0 0 0 14;0 2 6 4 2;0 0 3 5 6;0 3 9 2 0;2 2 8 1 1;7 7 0 0 0;3 2 6 3 0;2 5 3 2 2;
+        6 5 2 1 0;0 2 2 3 7"""
+    units = [
+        [value for value, count in enumerate(map(int, row.split())) for _ in range(count)]
+        for row in table.split(";")
+    ]
+    assert fleiss_kappa(units) == pytest.approx(0.210, abs=5e-4)
+    # Two answers a unit: 1 of 2 agree; shares 3/4 and 1/4 make chance 10/16.
+    assert fleiss_kappa(["aa", "ab", "c"]) == pytest.approx((0.5 - 0.625) / 0.375)
+    assert fleiss_kappa(["aa", "aa"]) is None and fleiss_kappa(["a", "b"]) is None
 
 
 def test_alpha_is_one_for_full_agreement_and_nothing_for_one_value() -> None:
