@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -33,6 +32,7 @@ from components.contracts.stage import git_revision
 from components.preferences.agreement import (
     Level,
     cohen_kappa,
+    count_answers,
     fleiss_kappa,
     krippendorff_alpha,
     raw_agreement,
@@ -43,7 +43,7 @@ from components.preferences.rankings import (
     ranking_pairs,
     spearman,
 )
-from components.preferences.reliability import Answer, reliability_rows
+from components.preferences.reliability import reliability_rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "agreement.json"
@@ -65,7 +65,6 @@ GENEVAL = {
 }
 """Questions of GenEval's annotators, and the highest level on which the answers can be compared."""
 LEVELS: tuple[Level, ...] = ("nominal", "ordinal", "interval")
-Groups = list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -107,14 +106,26 @@ def read_likert(folder: Path) -> pd.DataFrame:
     return table
 
 
-def likert_answers(table: pd.DataFrame) -> list[Answer]:
+def likert_pairs(table: pd.DataFrame) -> pd.DataFrame:
     """What each worker's ratings say of each two images of one prompt: `a`, `b` or `tie`."""
-    answers: list[Answer] = []
-    for (item, worker), rows in table.sort_values("t2i_model").groupby(["item_id", "worker_id"]):
-        models = rows["t2i_model"].tolist()
-        for i, j, label in ranking_pairs((-rows["answer"]).tolist()):
-            answers.append((f"{item} {models[i]} {models[j]}", f"worker {worker}", label))
-    return answers
+    rows = []
+    for (item, worker), rated in table.sort_values("t2i_model").groupby(["item_id", "worker_id"]):
+        models = rated["t2i_model"].tolist()
+        for i, j, label in ranking_pairs((-rated["answer"]).tolist()):
+            rows.append((f"{item} {models[i]} {models[j]}", f"worker {worker}", label))
+    return pd.DataFrame(rows, columns=["pair", "worker", "label"])
+
+
+def likert_reliability(folder: Path) -> list[dict[str, Any]]:
+    """DSG's workers, told from what their ratings say of pairs."""
+    pairs = likert_pairs(read_likert(folder))
+    worker, names = pd.factorize(pairs["worker"], sort=True)
+    return reliability_rows(
+        names.tolist(),
+        pd.factorize(pairs["pair"])[0],
+        worker,
+        pd.factorize(pairs["label"], sort=True)[0],
+    )
 
 
 def _imagereward(rows: list[dict[str, Any]]) -> Iterator[Comparison]:
@@ -144,15 +155,16 @@ def _geneval(table: pd.DataFrame) -> Iterator[Comparison]:
     for question, highest in GENEVAL.items():
         column = f"Answer.task-{question}"
         answered = table.dropna(subset=[column])
-        units = _grouped(answered, ["file", "Input.index"], column)
+        units = answered.groupby(["file", "Input.index"]).ngroup()
         levels = LEVELS if highest != "nominal" else LEVELS[:1]
-        yield from _of_units(f"GenEval {question}", units, levels)
+        yield from _of_units(f"GenEval {question}", units, answered[column], levels)
 
 
 def _likert(table: pd.DataFrame) -> Iterator[Comparison]:
     """Five workers by name, who rated nearly all images from 1 to 5."""
     name = "DSG Likert"
-    yield from _of_units(name, _grouped(table, ["t2i_model", "item_id"], "answer"), LEVELS)
+    images = table.groupby(["t2i_model", "item_id"]).ngroup()
+    yield from _of_units(name, images, table["answer"], LEVELS)
     wide = table.pivot_table(index=["item_id", "t2i_model"], columns="worker_id", values="answer")
     for a, b in combinations(wide.columns, 2):
         both = wide[[a, b]].dropna().astype(int)
@@ -168,14 +180,16 @@ def _likert(table: pd.DataFrame) -> Iterator[Comparison]:
         counts[0] / counts[1],
         "numpy",
     )
-    yield from _of_units(f"{name} as pairs", _as_units(likert_answers(table)), LEVELS[:1])
+    pairs = likert_pairs(table)
+    numbers = pairs.groupby("pair").ngroup()
+    yield from _of_units(f"{name} as pairs", numbers, pairs["label"], LEVELS[:1])
 
 
 def _seetrue(table: pd.DataFrame) -> Iterator[Comparison]:
     """One label an image: how far the prompt alone decides it. A high figure is why splits are by
     prompt."""
-    units = _grouped(table, ["dataset_source", "text"], "label")
-    yield from _of_units("SeeTRUE, images of one prompt", units, LEVELS[:1])
+    prompts = table.groupby(["dataset_source", "text"]).ngroup()
+    yield from _of_units("SeeTRUE, images of one prompt", prompts, table["label"], LEVELS[:1])
 
 
 def _agiqa(table: pd.DataFrame) -> Iterator[Comparison]:
@@ -186,28 +200,31 @@ def _agiqa(table: pd.DataFrame) -> Iterator[Comparison]:
         yield Comparison("AGIQA-3k", f"{name} of quality and alignment", *found, by=by)
 
 
-def _of_units(data: str, units: Groups, levels: Sequence[Level]) -> Iterator[Comparison]:
+def _of_units(
+    data: str, units: pd.Series[Any], answers: pd.Series[Any], levels: Sequence[Level]
+) -> Iterator[Comparison]:
     import krippendorff
     from statsmodels.stats.inter_rater import fleiss_kappa as their_fleiss
 
-    values = sorted({value for unit in units for value in unit})
-    counts = np.array([[unit.count(value) for value in values] for unit in units])
+    code, values = pd.factorize(answers, sort=True)
+    counts = count_answers(units.to_numpy(), code, len(values))
+    theirs = pd.crosstab(units, answers).to_numpy()
     for level in levels:
-        # Its own distance takes labels for numbers where they are strings.
-        domain = values if level != "nominal" else list(range(len(values)))
-        theirs = krippendorff.alpha(
-            value_counts=counts, value_domain=domain, level_of_measurement=level
+        # Its own nominal distance takes labels for numbers where they are strings.
+        numbers = list(range(len(values))) if level == "nominal" else values.tolist()
+        alpha = krippendorff.alpha(
+            value_counts=theirs, value_domain=numbers, level_of_measurement=level
         )
-        ours = _known(krippendorff_alpha(units, level))
-        yield Comparison(data, f"{level} alpha", ours, float(theirs), "krippendorff")
-    sizes = counts.sum(axis=1)
-    full = int(np.bincount(sizes).argmax())
-    if full > 1:  # the other library knows one number of annotators only
-        ours = _known(fleiss_kappa([unit for unit in units if len(unit) == full]))
-        theirs = their_fleiss(counts[sizes == full])
-        yield Comparison(data, f"Fleiss' kappa, {full} answers", ours, theirs, "statsmodels")
-    same = (counts * (counts - 1)).sum() / (sizes * (sizes - 1)).sum()
-    yield Comparison(data, "raw agreement", _known(raw_agreement(units)), float(same), "numpy")
+        ours = _known(krippendorff_alpha(counts, level, numbers))
+        yield Comparison(data, f"{level} alpha", ours, float(alpha), "krippendorff")
+    sizes = theirs.sum(axis=1)
+    full = int(np.bincount(sizes).argmax())  # the other library knows one number of annotators
+    ours = _known(fleiss_kappa(counts[counts.sum(axis=1) == full]))
+    kappa = float(their_fleiss(theirs[sizes == full]))
+    yield Comparison(data, f"Fleiss' kappa, {full} answers", ours, kappa, "statsmodels")
+    groups = [answers[units == unit].tolist() for unit in units.unique()]
+    same = [a == b for group in groups for a, b in combinations(group, 2)]
+    yield Comparison(data, "raw agreement", _known(raw_agreement(counts)), np.mean(same), "numpy")
 
 
 def _of_two(data: str, who: str, first: list[int], second: list[int]) -> Iterator[Comparison]:
@@ -260,17 +277,6 @@ def _agreeing(rankings: Sequence[Sequence[float]]) -> tuple[int, int]:
     return alike, both
 
 
-def _grouped(table: pd.DataFrame, keys: list[str], column: str) -> Groups:
-    return [rows.tolist() for _, rows in table.groupby(keys)[column]]
-
-
-def _as_units(answers: Sequence[Answer]) -> Groups:
-    units: dict[str, list[Any]] = defaultdict(list)
-    for unit, _, value in answers:
-        units[unit].append(value)
-    return list(units.values())
-
-
 def _known(figure: float | None) -> float:
     if figure is None:
         raise ValueError("these ratings say nothing")
@@ -290,7 +296,6 @@ def main() -> int:
         raise BadInput(f"--data or {FOLDER}: no folder with {', '.join(FILES)}")
     folder = Path(folder)
     found = compare(folder)
-    answers = likert_answers(read_likert(folder))
     write_json(
         RESULTS,
         {
@@ -304,7 +309,7 @@ def main() -> int:
             },
             "largest_difference": largest_difference(found),
             "figures": [asdict(row) for row in found],
-            "annotators": {"DSG Likert as pairs": reliability_rows(answers)},
+            "annotators": {"DSG Likert as pairs": likert_reliability(folder)},
         },
     )
     print(f"{len(found)} figures, largest difference {largest_difference(found):.2g}")

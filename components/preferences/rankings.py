@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
+import numpy as np
+
 from components.preferences.agreement import raw_agreement
 from components.preferences.records import Label
 
@@ -33,12 +35,17 @@ def ranking_agreement(groups: Iterable[Sequence[Ranking]]) -> float | None:
 
     Worked: 1 2 3, 1 3 2 and 1 2 2 agree about the pair (0, 1) three times of three, about (0, 2)
     three of three, about (1, 2) none of one, since the third ranking ties it: 6 / 7.
+
+    Raises:
+        ValueError: rankings of unlike length in one group.
     """
-    return raw_agreement(
-        [label for _, _, label in pair if label != "tie"]
-        for rankings in groups
-        for pair in zip(*map(ranking_pairs, rankings), strict=True)
-    )
+    counts = [np.zeros((0, 2), int)]
+    for rankings in groups:
+        places = np.array(rankings, dtype=float)
+        first, second = np.triu_indices(places.shape[1], 1)
+        lead = places[:, second] - places[:, first]
+        counts.append(np.stack([(lead > 0).sum(axis=0), (lead < 0).sum(axis=0)], axis=1))
+    return raw_agreement(np.concatenate(counts))
 
 
 def kendall_tau(first: Ranking, second: Ranking) -> float | None:

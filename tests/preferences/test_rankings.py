@@ -26,7 +26,7 @@ def test_agreement_counts_pairs_that_both_decide() -> None:
     groups = [[[1, 2, 3], [1, 3, 2], [1, 2, 2]], [[1, 2], [2, 1]]]
     assert ranking_agreement(groups) == pytest.approx(6 / 8)
     assert ranking_agreement([[[1, 2]]]) is None
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(ValueError, match="inhomogeneous"):
         ranking_agreement([[[1, 2], [1, 2, 3]]])
 
 
