@@ -1,50 +1,130 @@
-"""How far annotators agree. Pure functions of labels, no file and no setting.
+"""How far annotators agree. Pure functions of counts, no file and no setting.
 
-A unit is one pair of images, and its values are what the annotators said about it; every function
-leaves out units with fewer than two values, and returns None where nothing can be said.
+A unit is one pair of images, or one image. `counts[u, v]` is how many annotators gave the answer v
+to unit u. Every function leaves out units with fewer than two answers, and returns None where
+nothing can be said. Agreement of whole rankings is in `rankings.py`, of single annotators in
+`reliability.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
 from math import sqrt
+from typing import Literal
 
-Units = Sequence[Sequence[str]]
+import numpy as np
+from jaxtyping import Float, Int
+
+Level = Literal["nominal", "ordinal", "interval"]
 
 
-def raw_agreement(units: Units) -> float | None:
+def count_answers(
+    unit: Int[np.ndarray, " n"], value: Int[np.ndarray, " n"], num_values: int
+) -> Int[np.ndarray, "u v"]:
+    """The counts of a list of answers; `unit` may hold any numbers, `value` those below
+    `num_values`."""
+    units, row = np.unique(unit, return_inverse=True)
+    size = len(units) * num_values
+    return np.bincount(row * num_values + value, minlength=size).reshape(-1, num_values)
+
+
+def raw_agreement(counts: Int[np.ndarray, "u v"]) -> float | None:
     """Share of equal answers among all pairs of annotators of one unit, in [0, 1]."""
-    same = [a == b for values in units for a, b in combinations(values, 2)]
-    return sum(same) / len(same) if same else None
+    totals = counts.sum(axis=1)
+    possible = int((totals * (totals - 1)).sum())
+    return float((counts * (counts - 1)).sum() / possible) if possible else None
 
 
-def krippendorff_alpha(units: Units) -> float | None:
-    """Krippendorff's alpha for nominal values: 1 - observed / expected disagreement.
+def krippendorff_alpha(
+    counts: Int[np.ndarray, "u v"], level: Level = "nominal", values: Sequence[float] | None = None
+) -> float | None:
+    """Krippendorff's alpha: 1 - observed / expected disagreement; annotators may be missing.
 
     1 is full agreement, 0 what chance gives, below 0 systematic disagreement. None where all values
     are equal: then nothing can be told from chance. Krippendorff, "Computing Krippendorff's
-    Alpha-Reliability" (2011), section C.
+    Alpha-Reliability" (2011), sections C and D. The square distances of two values c and k are
+
+        nominal    1 where they differ
+        ordinal    (n_c / 2 + the answers between them + n_k / 2)^2
+        interval   (c - k)^2
+
+    Args:
+        counts: answers of each unit.
+        level: how answers are compared; the columns are in ascending order unless it is nominal.
+        values: the number of each column, for the interval level; 0, 1, 2, ... unless given.
     """
-    counted = [Counter(values) for values in units if len(values) > 1]
-    totals = sum(counted, Counter[str]())
-    num_values = totals.total()
-    # Ordered pairs of unequal values; a value counts once however many partners its unit has.
-    observed = sum(_unequal(values) / (values.total() - 1) for values in counted)
-    expected = _unequal(totals)
-    return 1.0 - (num_values - 1) * observed / expected if expected else None
+    counted = counts[counts.sum(axis=1) > 1]
+    totals = counted.sum(axis=0)
+    distance = _distances(totals, level, values)
+    # A value counts once however many partners its unit has. `einsum` adds in one order always.
+    weight = 1.0 / (counted.sum(axis=1) - 1)
+    together = np.einsum("u,uc,uk->ck", weight, counted, counted)
+    expected = float((np.outer(totals, totals) * distance).sum())
+    observed = float((together * distance).sum())
+    return 1.0 - (int(totals.sum()) - 1) * observed / expected if expected else None
 
 
-def label_noise(units: Units, tie: str) -> float | None:
+def _distances(
+    totals: Int[np.ndarray, " v"], level: Level, values: Sequence[float] | None
+) -> Float[np.ndarray, "v v"]:
+    """Square distance of each two values; 0 on the diagonal."""
+    if level == "nominal":
+        return 1.0 - np.eye(len(totals))
+    if level == "ordinal":
+        # A value lies in the middle of its own answers.
+        place = np.asarray(totals.cumsum() - totals / 2)
+    else:
+        place = np.array(range(len(totals)) if values is None else values, dtype=float)
+    return np.square(place[:, None] - place[None, :])
+
+
+def cohen_kappa(
+    first: Sequence[float] | Sequence[str],
+    second: Sequence[float] | Sequence[str],
+    weights: Literal["linear", "quadratic"] | None = None,
+) -> float | None:
+    """Cohen's kappa of two annotators who answered the same units (Cohen, 1960; weights, 1968).
+
+    1 is full agreement, 0 what chance gives two people of these habits. None where both gave one
+    and the same answer throughout.
+
+    Args:
+        first, second: answers in the order of the units.
+        weights: of the distance between ordered answers; None counts each difference alike.
+
+    Raises:
+        ValueError: unlike numbers of answers.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} answers against {len(second)}")
+    if len({*first, *second}) < 2:
+        return None
+    return float(cohen_kappa_score(list(first), list(second), weights=weights))
+
+
+def fleiss_kappa(counts: Int[np.ndarray, "u v"]) -> float | None:
+    """Fleiss' kappa: agreement of each two annotators of a unit beyond chance (Fleiss, 1971).
+
+    Chance draws from the shares of the values over all units. None where all values are equal.
+    Fleiss has the same number of annotators for every unit; with unlike numbers each unit counts
+    once and each value once, which gives Fleiss' figure where the numbers are equal.
+    """
+    counted = counts[counts.sum(axis=1) > 1]
+    sizes, totals = counted.sum(axis=1), counted.sum(axis=0)
+    if np.count_nonzero(totals) < 2:
+        return None
+    agreement = float(((counted * (counted - 1)).sum(axis=1) / (sizes * (sizes - 1))).mean())
+    chance = float(((totals / totals.sum()) ** 2).sum())
+    return (agreement - chance) / (1.0 - chance)
+
+
+def label_noise(counts: Int[np.ndarray, "u v"], tie: int) -> float | None:
     """Estimated chance that a decided answer is flipped, in [0, 0.5].
 
     Two annotators who each flip the true answer with chance e agree with chance A = e² + (1 - e)²,
-    so e = (1 - √(2A - 1)) / 2. Ties are left out: they are no flip.
+    so e = (1 - √(2A - 1)) / 2. Answers with the number `tie` are left out: they are no flip.
     """
-    decided = raw_agreement([[value for value in values if value != tie] for values in units])
+    decided = raw_agreement(np.delete(counts, tie, axis=1))
     return None if decided is None else (1.0 - sqrt(max(2.0 * decided - 1.0, 0.0))) / 2.0
-
-
-def _unequal(counts: Counter[str]) -> int:
-    return counts.total() ** 2 - sum(count**2 for count in counts.values())

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from components.preferences.agreement import krippendorff_alpha, label_noise, raw_agreement
 from components.preferences.records import SPLITS, Judgement, Sample
+
+ANSWERS = ("lower", "higher", "tie")
+"""In terms that all judgements of a pair share: the sample with the lower or the higher id."""
 
 
 def summarise(samples: Sequence[Sample], judgements: Sequence[Judgement]) -> dict[str, Any]:
@@ -37,24 +42,29 @@ def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
     answers: dict[str, dict[str, str]] = {}
     for row in judgements:
         answers.setdefault(row.pair_id, {})[row.annotator] = _answer(row)
-    units = [list(by_annotator.values()) for by_annotator in answers.values()]
+    counts = np.array(
+        [
+            [list(by_annotator.values()).count(answer) for answer in ANSWERS]
+            for by_annotator in answers.values()
+        ]
+    )
     decided = [row for row in judgements if row.label != "tie"]
     first = sum(row.label == "a" for row in decided)
     return {
-        "pairs": len(units),
+        "pairs": len(counts),
         "judgements": len(judgements),
         "decided_fraction": len(decided) / len(judgements),
         "tie_fraction": 1.0 - len(decided) / len(judgements),
         "first_side_fraction": first / len(decided) if decided else None,
-        "pairs_with_several": sum(len(values) > 1 for values in units),
-        "agreement": raw_agreement(units),
-        "krippendorff_alpha": krippendorff_alpha(units),
-        "label_noise": label_noise(units, "tie"),
+        "pairs_with_several": int((counts.sum(axis=1) > 1).sum()),
+        "agreement": raw_agreement(counts),
+        "krippendorff_alpha": krippendorff_alpha(counts),
+        "label_noise": label_noise(counts, ANSWERS.index("tie")),
     }
 
 
 def _answer(judgement: Judgement) -> str:
-    """The choice in terms that all pairs share: `lower` or `higher` sample id, or `tie`."""
+    """One of `ANSWERS`."""
     if judgement.label == "tie":
         return "tie"
     both = (judgement.sample_id_a, judgement.sample_id_b)
