@@ -39,7 +39,7 @@ def draw(figures: Figures, path: Path) -> None:
     if other:
         other(axes[0][1])
     drawn.suptitle(f"{figures['claim']}. {figures['title']}", x=0.01, ha="left", fontsize=11)
-    _save(drawn, path)
+    save(drawn, path)
 
 
 def _gains(axes: Axes, arms: Figures) -> None:
@@ -211,7 +211,7 @@ def _draw_curves(figures: Figures, path: Path) -> None:
         ha="left",
         fontsize=10,
     )
-    _save(drawn, path)
+    save(drawn, path)
 
 
 def _bare(axes: Axes) -> None:
@@ -220,7 +220,7 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
     plt.close(figure)

@@ -86,16 +86,16 @@ def train(
     trainer = Trainer(model, named, data, states, settings)
     start = trainer.start()
     before = held_out_accuracy(states, data, "scoring test images with the backbone")
-    everything = _trained_prompts(data)
+    everything = trained_prompts(data)
     everything = everything[torch.randperm(len(everything), generator=generator)]
     curve = []
     for share in settings.learning_curve.shares:
         # The parts are nested: a point has all the labels of the one before it.
         part = everything[: max(1, round(share * len(everything)))]
-        _train_on(part, trainer, generator, f"training on {share:.1%} of the prompts")
+        train_on(part, trainer, generator, f"training on {share:.1%} of the prompts")
         curve.append(_point(states, data, part))
         trainer.go_back(start)
-    fitted, mended = _train_on(everything, trainer, generator, "training the reward model", report)
+    fitted, mended = train_on(everything, trainer, generator, "training the reward model", report)
     curve.append(_point(states, data, everything))
     merge_lora(model)
     reliability = settings.objective.annotators == "reliability"
@@ -109,7 +109,7 @@ def held_out_accuracy(states: States, data: Preferences, description: str) -> Ac
     return pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a])
 
 
-def _train_on(
+def train_on(
     prompts: Int64[Tensor, " p"],
     trainer: Trainer,
     generator: torch.Generator,
@@ -188,7 +188,7 @@ def _mended(
     )
 
 
-def _trained_prompts(data: Preferences) -> Int64[Tensor, " p"]:
+def trained_prompts(data: Preferences) -> Int64[Tensor, " p"]:
     """Those of the training split."""
     images = (
         data.splits["train"].image_a,
