@@ -116,7 +116,7 @@ def correct(margin: Float[Tensor, " n"], pairs: Pairs) -> list[float | None]:
 
 
 def run_world(architecture: str, seed: int) -> list[dict[str, Any]]:
-    """All levels and both objectives of an architecture in one world; what is kept is not redone."""
+    """All levels and both objectives of an architecture in one world; none is made twice."""
     settings = BACKBONES[architecture]
     folder = worlds.prepare(seed, quick=False)
     model = open_backbone(
@@ -190,6 +190,7 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for arm in OBJECTIVES
         }
         sums = {arm: _by_prompt(found) for arm, found in arms.items()}
+        value = {arm: float(_shares(found[None])[0]) for arm, found in sums.items()}
         rng = numpy_generator(0, "label noise", str(share))
         count = len(sums["plain"])
         drawn = rng.integers(0, count, (NUM_RESAMPLES, count))
@@ -199,11 +200,11 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "flips": share,
                 **{
                     arm: {
-                        "accuracy": float(_shares(values[None])[0]),
+                        "accuracy": value[arm],
                         "interval": _interval(samples[arm]),
                         "by_seed": [_mean(run["right"]) for run in arms[arm]],
                     }
-                    for arm, values in sums.items()
+                    for arm in sums
                 },
                 "difference": {
                     "value": float(
