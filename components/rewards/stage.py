@@ -104,7 +104,6 @@ def _standardise(model: RewardModel, data: Preferences) -> None:
 def _measure(
     model: RewardModel, data: Preferences, training: Training, backbone_accuracy: float
 ) -> tuple[dict[str, Any], list[CalibrationBin]]:
-    import torch
 
     from components.rewards.metrics import calibration, pair_accuracy
     from components.rewards.train import pair_margin
@@ -114,8 +113,8 @@ def _measure(
     margin = pair_margin(model, data, pairs, "scoring test images")
     overall = pair_accuracy(margin, pairs.preference, prompts)
     by_category = {}
-    for category in sorted(set(pairs.categories)):
-        rows = torch.tensor([found == category for found in pairs.categories])
+    for category in sorted(data.categories):
+        rows = pairs.category == data.categories.index(category)
         if (pairs.preference[rows] != 0.5).any():
             found = pair_accuracy(margin[rows], pairs.preference[rows], prompts[rows])
             by_category[category] = {

@@ -192,7 +192,7 @@ def score_images(
     chunks = list(zip(rows.split(SCORED_TOGETHER), text_row.split(SCORED_TOGETHER), strict=True))
     scores = []
     for images, words in track(chunks, description, len(chunks)):
-        pixels = model.normalise(data.pixels[images].to(model.device))
+        pixels = model.normalise(data.images.pixels(images).to(model.device))
         scores.append(model.score(model.image_features(pixels), text[words]).cpu())
     return torch.cat(scores)
 
@@ -220,7 +220,7 @@ def _training_margin(
         return_inverse=True
     )
     prompts, text_row = data.prompt_of[images].unique(return_inverse=True)
-    pixels = data.pixels[images]
+    pixels = data.images.pixels(images)
     if settings.horizontal_flip:
         mirrored = torch.rand(len(images), generator=generator) < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
