@@ -192,7 +192,7 @@ def _of_split(
     names, ranking = np.unique(rankings["ranking_id"][ranked], return_inverse=True)
     source = pairs["ranking_id"][here]
     place = np.searchsorted(names, source)
-    missing = (source != 0) & (np.append(names, 0)[place] != source)
+    missing = (source != 0) & (np.append(names, np.uint64(0))[place] != source)
     if missing.any():
         raise DataError(
             f"ranking 'r_{source[missing][0]:016x}' is not in rankings.parquet", file=path

@@ -52,9 +52,10 @@ def read_samples(path: Path) -> Samples:
         owners.append(_numbers(path, batch.column("prompt_id")))
         # Texts of prompts that are new only: a prompt has many samples.
         found, first = np.unique(owners[-1], return_index=True)
-        new = ~np.isin(found, known, assume_unique=True)
+        place = np.searchsorted(known, found)
+        new = np.append(known, np.uint64(0))[place] != found
         texts.append((found[new], batch.column("prompt").take(pa.array(first[new]))))
-        known = np.union1d(known, found[new])
+        known = np.insert(known, place[new], found[new])
     number, owner = _joined(numbers, np.uint64), _joined(owners, np.uint64)
     order = np.argsort(number)
     number = number[order]
