@@ -1,6 +1,6 @@
 """Figures in a page are read from committed json, never typed.
 
-    python -m benchmarks.readme            fill the figures of both READMEs
+    python -m benchmarks.readme            fill the figures of every page
     python -m benchmarks.readme --check    exit with 1 when a figure differs from its json
 
 A figure stands between two comments, and the first says where it comes from and how it is written:
@@ -22,7 +22,11 @@ from components.contracts.artifacts import write_text
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MINIATURE = ROOT / "components" / "miniature"
-PAGES = {ROOT / "README.md": RESULTS, MINIATURE / "README.md": MINIATURE}
+PAGES = {
+    ROOT / "README.md": RESULTS,
+    MINIATURE / "README.md": MINIATURE,
+    ROOT / "docs" / "label_data.md": RESULTS,
+}
 """Each page, and the folder to which the files of its figures are relative."""
 FIGURE = re.compile(
     r"<!--= (?P<file>\S+) (?P<key>\S+) (?P<form>\w+) -->(?P<text>.*?)<!--/-->", re.S
@@ -38,6 +42,8 @@ FORMS: dict[str, Callable[[Any], str]] = {
     "minutes": lambda value: f"{value / 60:.1f} minutes",
     "decimal": lambda value: f"{value:.2f}",
     "count": lambda value: f"{value:,}",
+    "whole": lambda value: f"{value:,.0f}",
+    "megabytes": lambda value: f"{value:,.0f} MB",
     "text": str,
 }
 
@@ -61,7 +67,7 @@ def filled(page: str, results: Path) -> str:
 
 
 def main() -> int:
-    """Fill or check both pages."""
+    """Fill or check every page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
     options = parser.parse_args()

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 class Progress:
     """Counts units of work; `advance` may carry a short note, for example the current reward."""
 
-    def __init__(self, description: str, total: int) -> None:
+    def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total, self.done, self.note = description, total, 0, ""
         self._started = self._last_line = time.monotonic()
 
@@ -27,17 +27,20 @@ class Progress:
 
     def _show(self) -> None:
         now = time.monotonic()
-        if now - self._last_line < SECONDS_BETWEEN_LINES and self.done < self.total:
+        finished = self.total is not None and self.done >= self.total
+        if now - self._last_line < SECONDS_BETWEEN_LINES and not finished:
             return
-        if self.done >= self.total and now - self._started < 2.0:
+        if finished and now - self._started < 2.0:
             return
         self._last_line = now
         elapsed = now - self._started
-        left = elapsed / max(self.done, 1) * (self.total - self.done)
+        counted, left = str(self.done), ""
+        if self.total is not None:
+            counted += f"/{self.total}"
+            left = f", {_clock(elapsed / max(self.done, 1) * (self.total - self.done))} left"
         tail = f"  {self.note}" if self.note else ""
         print(
-            f"{self.description}: {self.done}/{self.total}  "
-            f"{_clock(elapsed)} gone, {_clock(left)} left{tail}",
+            f"{self.description}: {counted}  {_clock(elapsed)} gone{left}{tail}",
             file=sys.stderr,
             flush=True,
         )
@@ -46,7 +49,7 @@ class Progress:
 class TerminalProgress(Progress):
     """The same on a terminal, as one live bar."""
 
-    def __init__(self, description: str, total: int) -> None:
+    def __init__(self, description: str, total: int | None) -> None:
         super().__init__(description, total)
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -72,8 +75,8 @@ class TerminalProgress(Progress):
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Progress]:
-    """A progress display that fits where the output goes."""
+def progress(description: str, total: int | None = None) -> Iterator[Progress]:
+    """A progress display that fits where the output goes; None is a total that nobody knows."""
     if not sys.stderr.isatty():
         yield Progress(description, total)
         return

@@ -1,13 +1,13 @@
 """Rows of a file that a person brings: text, csv, tsv, json lines or parquet, told by extension.
 
-A fault of the file's form (not UTF-8, a column that is missing, a broken line) raises `DataError`
-with file, line and what is allowed; what the values mean is for the caller to judge, row by row.
+A file is read as it is asked for, never as a whole: its size does not matter. A fault of the file's
+form (not UTF-8, a column that is missing, a broken line) raises `DataError` with file, line and
+what is allowed; what the values mean is for the caller to judge, row by row.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts.errors import DataError
+from components.contracts.streams import open_parquet, read_lines
+
+BATCH_ROWS = 64
+"""Rows of a parquet file that are turned into objects at a time; a row may hold pictures."""
 
 
 @dataclass(frozen=True)
@@ -26,63 +30,78 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+def read_rows(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), *, closed: bool = False
+) -> Iterator[Row]:
     """Read the named columns; `optional` ones are read where the file has them.
 
     A plain text file has one column, whatever its name: the first of `columns`.
 
+    Args:
+        path: the file.
+        columns: that the file must have.
+        optional: that it may have.
+        closed: refuse a file with other columns, so that a misspelt one is not overlooked.
+
     Raises:
-        DataError: the file is missing, empty, of an unknown extension or broken, or lacks a column.
+        DataError: the file is missing, empty, of an unknown extension or broken, lacks a column, or
+            has one too many.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(
-            f"has the extension '{path.suffix}'", file=path, allowed=", ".join(_READERS)
-        )
+    reader = _reader(path)
     empty = True
-    for row in reader(path, columns, optional):
+    for row in reader(path, columns, optional, closed):
         empty = False
         yield row
     if empty:
         raise DataError("holds no rows", file=path, allowed="at least one row of data")
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError("no such file", file=path) from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+def column_names(path: Path) -> list[str]:
+    """Names of the columns: the header of a csv file, the keys of the first line of json lines.
+
+    Raises:
+        DataError: as `read_rows`.
+    """
+    if path.suffix.lower() == ".parquet":
+        with open_parquet(path) as file:
+            return list(file.schema_arrow.names)
+    if path.suffix.lower() == ".jsonl":
+        return list(next(_read_objects(path), (0, {}))[1])
+    _reader(path)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    return next(csv.reader(read_lines(path, newline=""), delimiter=delimiter), [])
+
+
+def _reader(path: Path) -> Reader:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
         raise DataError(
-            f"byte 0x{content[error.start]:02x} is not UTF-8",
-            file=path,
-            place=f"line {line}",
-            allowed="UTF-8 text",
-        ) from None
-    # Not splitlines(): a line separator inside a prompt must not shift the line numbers.
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+            f"has the extension '{path.suffix}'", file=path, allowed=", ".join(_READERS)
+        )
+    return reader
 
 
-def _read_text(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path), start=1):
+def _read_text(
+    path: Path, columns: Sequence[str], optional: Sequence[str], closed: bool
+) -> Iterator[Row]:
+    for number, line in enumerate(read_lines(path), start=1):
         yield Row(f"line {number}", {columns[0]: line})
 
 
 def _read_separated(
-    path: Path, columns: Sequence[str], optional: Sequence[str], *, delimiter: str = ","
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    closed: bool,
+    *,
+    delimiter: str = ",",
 ) -> Iterator[Row]:
     # A long field is for the caller to judge; the module's default limit of 128 KB would stop here.
     csv.field_size_limit(sys.maxsize)
-    text = io.StringIO("\n".join(_lines(path)), newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
-        _check_columns(path, "line 1", header, columns)
-        wanted = [name for name in (*columns, *optional) if name in header]
+        wanted = _check_columns(path, "line 1", header, columns, optional, closed)
         for fields in reader:
             if not fields:
                 continue
@@ -105,8 +124,17 @@ def _read_separated(
         ) from None
 
 
-def _read_json_lines(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path), start=1):
+def _read_json_lines(
+    path: Path, columns: Sequence[str], optional: Sequence[str], closed: bool
+) -> Iterator[Row]:
+    for number, values in _read_objects(path):
+        place = f"line {number}"
+        _check_columns(path, place, list(values), columns, optional, closed)
+        yield Row(place, {name: values.get(name) for name in (*columns, *optional)})
+
+
+def _read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         place = f"line {number}"
@@ -121,52 +149,61 @@ def _read_json_lines(path: Path, columns: Sequence[str], optional: Sequence[str]
             raise DataError(
                 "is no json object", file=path, place=place, allowed='{"column": value, ...}'
             )
-        _check_columns(path, place, list(values), columns)
-        yield Row(place, {name: values.get(name) for name in (*columns, *optional)})
+        yield number, values
 
 
-def _read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_parquet(
+    path: Path, columns: Sequence[str], optional: Sequence[str], closed: bool
+) -> Iterator[Row]:
     number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            _check_columns(path, "", names, columns)
-            wanted = [name for name in (*columns, *optional) if name in names]
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(f"row {number}", values)
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError("no such file", file=path) from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"is truncated or not a parquet file ({error})",
-            file=path,
-            place=f"after row {number}" if number else "",
-        ) from None
+    with open_parquet(path) as file:
+        wanted = _check_columns(path, "", file.schema_arrow.names, columns, optional, closed)
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"row {number}", values)
 
 
-def _check_columns(path: Path, place: str, found: Sequence[str], wanted: Sequence[str]) -> None:
+def _check_columns(
+    path: Path,
+    place: str,
+    found: Sequence[str],
+    wanted: Sequence[str],
+    optional: Sequence[str],
+    closed: bool,
+) -> list[str]:
+    """The columns to read."""
     missing = [name for name in wanted if name not in found]
     if missing and found:
         shown = ", ".join(str(name)[:40] for name in found[:20])
         raise DataError(f"no column '{missing[0]}'", file=path, place=place, allowed=shown)
     if len(set(found)) != len(found):
         raise DataError("a column stands twice", file=path, place=place, allowed="unique names")
+    foreign = [name for name in found if name not in (*wanted, *optional)]
+    if closed and foreign:
+        raise DataError(
+            f"unknown column '{str(foreign[0])[:40]}'",
+            file=path,
+            place=place,
+            allowed=", ".join((*wanted, *optional)),
+        )
+    return [name for name in (*wanted, *optional) if name in found]
 
 
-def _read_csv(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    return _read_separated(path, columns, optional, delimiter=",")
+def _read_csv(
+    path: Path, columns: Sequence[str], optional: Sequence[str], closed: bool
+) -> Iterator[Row]:
+    return _read_separated(path, columns, optional, closed, delimiter=",")
 
 
-def _read_tsv(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    return _read_separated(path, columns, optional, delimiter="\t")
+def _read_tsv(
+    path: Path, columns: Sequence[str], optional: Sequence[str], closed: bool
+) -> Iterator[Row]:
+    return _read_separated(path, columns, optional, closed, delimiter="\t")
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str], Sequence[str]], Iterator[Row]]] = {
+Reader = Callable[[Path, Sequence[str], Sequence[str], bool], Iterator[Row]]
+_READERS: dict[str, Reader] = {
     ".txt": _read_text,
     ".csv": _read_csv,
     ".tsv": _read_tsv,

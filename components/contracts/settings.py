@@ -21,6 +21,8 @@ from components.contracts.errors import SettingsError
 
 STAGES = ("prompts", "preferences", "rewards", "finetuning", "evaluation", "registry")
 """The six stages in the order in which data flows."""
+ONE_OR_SEVERAL = ("one", "several")
+"""Tags of a union of a block and a list of such blocks; no message shows them."""
 
 
 class StrictModel(BaseModel):
@@ -264,7 +266,7 @@ def _written(content: Any, location: Sequence[str | int]) -> list[str | int]:
         if inside:
             written.append(step)
             here = here[step]
-        elif position == len(location) - 1:
+        elif position == len(location) - 1 and step not in ONE_OR_SEVERAL:
             written.append(step)
     return written
 

@@ -13,13 +13,14 @@ from components.contracts.plugins import load_callable
 from components.contracts.protocols import People
 from components.contracts.seeds import derive_seed, torch_generator
 from components.contracts.settings import PluginSettings
-from components.preferences.records import Judgement, Label, Sample
+from components.preferences.records import Judgement, Sample
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
     from torch import Tensor
 
-LABELS: tuple[Label, ...] = ("a", "b", "tie")
+PREFERENCES = (1.0, 0.0, 0.5)
+"""Share of a win for the image shown first, by what the people answer: first, second, tie."""
 PAIRS_AT_ONCE = 256
 """Judged in one call, so that the memory of the people does not grow with the data."""
 
@@ -72,7 +73,11 @@ def judge_pairs(
                     position,
                     annotator,
                     Judgement(
-                        a.prompt, a.sample_id, b.sample_id, people.names[annotator], LABELS[label]
+                        a.prompt,
+                        a.sample_id,
+                        b.sample_id,
+                        people.names[annotator],
+                        PREFERENCES[label],
                     ),
                 )
                 for (position, (a, b)), label in zip(chunk, labels, strict=True)

@@ -1,27 +1,38 @@
-"""What the stage collects: prompts, samples of them, judgements on pairs of samples."""
+"""What the stage collects, prompts, samples of them and what was said of them, and its album."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-import pyarrow as pa
+import numpy as np
 
 from components.contracts.artifacts import write_image_shard, write_safetensors
 from components.contracts.ids import pair_id
-from components.contracts.tables import PAIRS, PROMPTS, SAMPLES, read_table, write_table
+from components.contracts.shards import ShardWriter, shard_path
+from components.contracts.tables import (
+    PAIRS,
+    PROMPTS,
+    RANKINGS,
+    RATINGS,
+    SAMPLES,
+    TableSchema,
+    TableWriter,
+    label_of,
+    read_table,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
     from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
-Label = Literal["a", "b", "tie"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PromptRow:
     """A prompt and where it belongs."""
 
@@ -30,8 +41,18 @@ class PromptRow:
     category: str
     split: str
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that every table repeats."""
+        return {
+            "prompt_id": self.prompt_id,
+            "prompt": self.prompt,
+            "category": self.category,
+            "split": self.split,
+        }
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image of a prompt."""
 
@@ -41,7 +62,7 @@ class Sample:
     """Of its noise; 0 for a picture that was brought along."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """What one annotator said about two samples of one prompt, a shown first."""
 
@@ -49,17 +70,94 @@ class Judgement:
     sample_id_a: str
     sample_id_b: str
     annotator: str
-    label: Label
+    preference: float
+    """Share of a win for a: 1, 0, 0.5 for a tie, or anything between."""
+    ranking_id: str = ""
+    """Of the ranking that this was read off."""
 
     @property
-    def pair_id(self) -> str:
-        """The same for both orders of the two samples."""
-        return pair_id(self.sample_id_a, self.sample_id_b)
+    def columns(self) -> dict[str, Any]:
+        """A row of `PAIRS`."""
+        # As it is stored: a number that is a half there must be a tie here.
+        preference = float(np.float32(self.preference))
+        return {
+            "pair_id": pair_id(self.sample_id_a, self.sample_id_b),
+            **self.prompt.columns,
+            "sample_id_a": self.sample_id_a,
+            "sample_id_b": self.sample_id_b,
+            "annotator": self.annotator,
+            "preference": preference,
+            "label": label_of(preference),
+            "ranking_id": self.ranking_id,
+        }
 
     @property
-    def choice(self) -> str:
-        """The sample that was preferred, `tie` for none: does not depend on the sides."""
-        return {"a": self.sample_id_a, "b": self.sample_id_b, "tie": "tie"}[self.label]
+    def sample_ids(self) -> tuple[str, ...]:
+        """The samples that it is about."""
+        return (self.sample_id_a, self.sample_id_b)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedSample:
+    """The place of one sample in a ranking; lower is better."""
+
+    prompt: PromptRow
+    ranking_id: str
+    annotator: str
+    sample_id: str
+    rank: int
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """A row of `RANKINGS`."""
+        return {
+            **self.prompt.columns,
+            "ranking_id": self.ranking_id,
+            "annotator": self.annotator,
+            "sample_id": self.sample_id,
+            "rank": self.rank,
+        }
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The sample that it is about."""
+        return (self.sample_id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer about one sample, in [low, high]; `steps` answers there were to choose from."""
+
+    prompt: PromptRow
+    annotator: str
+    sample_id: str
+    question: str
+    value: float
+    low: float
+    high: float
+    steps: int
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """A row of `RATINGS`."""
+        return {
+            **self.prompt.columns,
+            "annotator": self.annotator,
+            "sample_id": self.sample_id,
+            "question": self.question,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "steps": self.steps,
+        }
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The sample that it is about."""
+        return (self.sample_id,)
+
+
+Label = Judgement | RankedSample | Rated
 
 
 def read_prompts(folder: Path) -> list[PromptRow]:
@@ -72,13 +170,35 @@ def read_prompts(folder: Path) -> list[PromptRow]:
 
 
 class Album:
-    """The folder `data/preferences` while it is being written: shards first, tables at the end."""
+    """The folder `data/preferences` while it is being written, piece by piece.
 
-    def __init__(self, folder: Path) -> None:
+    Tables and shards grow as rows and images come; nothing is kept in memory but the last few
+    thousand rows. A `with` block finishes the files.
+    """
+
+    def __init__(self, folder: Path, images_per_shard: int = 1024) -> None:
         self.folder = folder
-        self.samples: list[Sample] = []
-        self.judgements: list[Judgement] = []
-        self._shards: list[str] = []
+        self._num_shards = 0
+        self._pictures = ShardWriter(folder / "images", images_per_shard)
+        schemas = (SAMPLES, PAIRS, RANKINGS, RATINGS)
+        self._tables = {
+            schema.name: TableWriter(folder / f"{schema.name}.parquet", schema)
+            for schema in schemas
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._pictures.close()
+            for table in self._tables.values():
+                table.close()
 
     def add_shard(
         self,
@@ -86,42 +206,38 @@ class Album:
         images: Mapping[str, UInt8[Tensor, "3 h w"]],
         latents: Mapping[str, Float32[Tensor, "c h w"]] | None,
     ) -> None:
-        """Write the images, and the latents where there are any, of `samples` by sample id."""
-        shard = f"{len(set(self._shards)):05d}"
-        write_image_shard(self.folder / "images" / f"images-{shard}.tar", images)
+        """Write images that were drawn, and the latents where there are any, by sample id."""
+        shard = f"{self._num_shards:05d}"
+        self._num_shards += 1
+        write_image_shard(shard_path(self.folder / "images", shard), images)
         if latents is not None:
             write_safetensors(
                 self.folder / "latents" / f"latents-{shard}.safetensors", dict(latents)
             )
-        self.samples += samples
-        self._shards += [shard] * len(samples)
+        for sample in samples:
+            self._add_sample(sample, shard)
 
-    def write_tables(self) -> None:
-        """Write `samples.parquet` and `pairs.parquet`."""
-        samples = {
-            "sample_id": [sample.sample_id for sample in self.samples],
-            **_prompt_columns([sample.prompt for sample in self.samples]),
-            "seed": [sample.seed for sample in self.samples],
-            "shard": self._shards,
+    def add_picture(self, sample: Sample, content: bytes, extension: str) -> None:
+        """Write a picture that was brought along, as the bytes that it is."""
+        self._add_sample(sample, self._pictures.add(sample.sample_id, content, extension))
+
+    def add(self, labels: Iterable[Label]) -> None:
+        """Write what was said, each into its table."""
+        for label in labels:
+            self._tables[_TABLE_OF[type(label)].name].append([label.columns])
+
+    def _add_sample(self, sample: Sample, shard: str) -> None:
+        row = {
+            **sample.prompt.columns,
+            "sample_id": sample.sample_id,
+            "seed": sample.seed,
+            "shard": shard,
         }
-        pairs = {
-            "pair_id": [judgement.pair_id for judgement in self.judgements],
-            **_prompt_columns([judgement.prompt for judgement in self.judgements]),
-            "sample_id_a": [judgement.sample_id_a for judgement in self.judgements],
-            "sample_id_b": [judgement.sample_id_b for judgement in self.judgements],
-            "annotator": [judgement.annotator for judgement in self.judgements],
-            "label": [judgement.label for judgement in self.judgements],
-        }
-        write_table(
-            self.folder / "samples.parquet", pa.table(samples, schema=SAMPLES.columns), SAMPLES
-        )
-        write_table(self.folder / "pairs.parquet", pa.table(pairs, schema=PAIRS.columns), PAIRS)
+        self._tables[SAMPLES.name].append([row])
 
 
-def _prompt_columns(prompts: Sequence[PromptRow]) -> dict[str, list[str]]:
-    return {
-        "prompt_id": [prompt.prompt_id for prompt in prompts],
-        "prompt": [prompt.prompt for prompt in prompts],
-        "category": [prompt.category for prompt in prompts],
-        "split": [prompt.split for prompt in prompts],
-    }
+_TABLE_OF: dict[type[Label], TableSchema] = {
+    Judgement: PAIRS,
+    RankedSample: RANKINGS,
+    Rated: RATINGS,
+}

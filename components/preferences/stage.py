@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +28,32 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     """
     prompts = read_prompts(context.root / PROMPTS)
     inputs = {"prompts": PROMPTS}
-    if settings.label_source:
-        inputs["labels"] = Path(settings.label_source.path)
-    elif (context.root / context.base.path).is_dir():
+    for number, source in enumerate(settings.sources):
+        inputs[f"labels_{number}" if number else "labels"] = Path(source.path)
+    if not settings.sources and (context.root / context.base.path).is_dir():
         inputs["base"] = Path(context.base.path)
 
+    skipped: Mapping[str, int] = {}
     with atomic_path(context.root / DATA) as folder:
         folder.mkdir()
-        album = Album(folder)
-        if settings.label_source:
-            from components.preferences.importing import import_labels
+        with Album(folder, settings.images_per_shard) as album:
+            if settings.people:
+                _draw_and_judge(album, settings, settings.people, context, prompts)
+            else:
+                from components.preferences.importing import import_labels
 
-            import_labels(
-                album,
-                settings.label_source,
-                context.root,
-                prompts,
-                settings.images_per_shard,
-                context.seed_for(),
-            )
-        if settings.people:
-            _draw_and_judge(album, settings, settings.people, context, prompts)
-        album.write_tables()
-        report = summarise(album.samples, album.judgements)
+                skipped = import_labels(album, settings, context.root, prompts, context.seed_for())
+        report = summarise(folder, skipped)
     log_inputs(context, **inputs)
     write_json(context.root / REPORT, report)
     write_csv(
         context.root / BY_CATEGORY,
         ("category", "decided_fraction"),
-        [(name, figures["decided_fraction"]) for name, figures in report["categories"].items()],
+        [
+            (name, figures["decided_fraction"])
+            for name, figures in report["categories"].items()
+            if figures
+        ],
     )
     for path in (REPORT, BY_CATEGORY):
         context.tracker.log_artifact(context.root / path)
@@ -101,7 +99,7 @@ def _draw_and_judge(
             for group in groups
             for pair in choose_pairs(group, settings.pairs_per_prompt, seed)
         ]
-        album.judgements += judge_pairs(people, pairs, images, settings.annotators_per_pair, seed)
+        album.add(judge_pairs(people, pairs, images, settings.annotators_per_pair, seed))
 
 
 def _metrics(report: dict[str, Any]) -> dict[str, float]:

@@ -110,6 +110,27 @@ def test_absolute_winners_won_more_than_once(tmp_path):
     assert (len(judged), set(judged.prompts)) == (2, {"train 1"})
 
 
+def test_a_soft_label_is_the_winners_share(tmp_path):
+    said = [(0, 1, "ann", 0.75), (1, 2, "ann", 0.25), (0, 2, "ann", 0.5)]
+    folder = write_preferences(tmp_path, {"train 0": said})
+    assert numbers(read(folder)) == {(0, 1, 0.75): 1, (2, 1, 0.75): 1}
+    assert read(folder, ties="keep").preference.tolist() == [0.75, 0.75, 0.5]
+
+
+def test_a_majority_weighs_soft_labels(tmp_path):
+    # Two for 0 by a little against one for 1 by much: 0.625 + 0.625 + 0 of 3 is less than half.
+    said = [(0, 1, "ann", 0.625), (1, 0, "ben", 0.375), (0, 1, "cleo", 0.0)]
+    folder = write_preferences(tmp_path, {"train 0": said})
+    assert numbers(read(folder, annotators="majority")) == {(1, 0, 1.0): 1}
+
+
+@pytest.mark.parametrize("share", [float("nan"), -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(tmp_path, share):
+    folder = write_preferences(tmp_path, {"train 0": [(0, 1, "ann", share)]})
+    with pytest.raises(DataError, match=r"pair c_\w+: label .* and preference"):
+        read(folder)
+
+
 def test_samples_are_joined_by_id_whatever_the_order_of_rows(tmp_path, preferences):
     from components.contracts.tables import PAIRS, SAMPLES, read_table, write_table
 

@@ -1,9 +1,8 @@
-"""Pairs that somebody brings, in every form that Pick-a-Pic's columns come in."""
+"""Pairs that somebody brings in Pick-a-Pic's column names, and what all sources have in common."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -14,48 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
-from components.contracts.artifacts import read_image_shard
-from components.contracts.ids import prompt_id
-from components.contracts.tables import PAIRS, PROMPTS, SAMPLES, read_table, write_table
 from components.preferences.importing import fit_square
+from tests.preferences.brought import COLOURS, Tables, import_, picture, write_pictures
 from tests.support.rooms import Project
 
-COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 ROWS: list[dict[str, Any]] = [
     {"caption": "a cat", "image_0": "red", "image_1": "green", "label_0": 1, "label_1": 0},
     {"caption": " A  Cat", "image_0": "green", "image_1": "blue", "label_0": 0, "label_1": 1},
     {"caption": "a cat", "image_0": "green", "image_1": "red", "label_0": 0.5, "label_1": 0.5},
-    {"caption": "a new one", "image_0": "red", "image_1": "blue", "label_0": 0.0, "label_1": 1.0},
+    {"caption": "a new one", "image_0": "red", "image_1": "blue", "label_0": 0.25, "label_1": 0.75},
 ]
 
 
-def picture(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 24), COLOURS[colour]).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_prompts(project: Project) -> None:
-    """One known prompt, in the test split."""
-    for split in ("train", "validation", "test"):
-        texts = ["a cat"] if split == "test" else [f"another {split}"]
-        columns = {
-            "prompt_id": [prompt_id(text) for text in texts],
-            "prompt": texts,
-            "category": ["plain"],
-            "source": ["p.csv"],
-            "num_tokens": [4],
-        }
-        path = project.root / f"data/prompts/{split}.parquet"
-        write_table(path, pa.table(columns), PROMPTS)
-
-
 def write_labels(folder: Path, kind: str, rows: list[dict[str, Any]]) -> None:
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for colour in COLOURS:
-        (folder / f"pictures/{colour}.png").write_bytes(picture(colour))
+    write_pictures(folder / "pictures", *(f"{colour}.png" for colour in COLOURS))
     if kind == "parquet":
         content = [
             {**row, "image_0": picture(row["image_0"]), "image_1": picture(row["image_1"])}
@@ -84,86 +56,110 @@ def write_labels(folder: Path, kind: str, rows: list[dict[str, Any]]) -> None:
             writer.writerows(paths)
 
 
-def settings(kind: str, **more: Any) -> dict[str, Any]:
-    source = {"path": f"brought/labels.{kind}", "image_size": 16, **more}
-    return {"label_source": source, "images_per_shard": 2}
-
-
-def read_all(project: Project) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    folder = project.root / "data/preferences"
-    samples = read_table(folder / "samples.parquet", SAMPLES).to_pylist()
-    return samples, read_table(folder / "pairs.parquet", PAIRS).to_pylist()
+def source(kind: str, **more: Any) -> dict[str, Any]:
+    return {"layout": "pick_a_pic", "path": f"brought/labels.{kind}", **more}
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_brought_pairs_become_samples_and_judgements(project: Project, kind: str) -> None:
-    write_prompts(project)
     people = ["ann", "bob", "bob", "ann"]
     rows = [{**row, "user_id": name} for row, name in zip(ROWS, people, strict=True)]
     write_labels(project.root / "brought", kind, rows)
-    project.params(preferences=settings(kind))
-    assert project.run("preferences") == 0
-    samples, pairs = read_all(project)
+    assert import_(project, source(kind)) == 0
+    found = Tables(project)
     # Three pictures of the known prompt, two of the new one; a picture belongs to its prompt.
-    assert Counter(sample["prompt"] for sample in samples) == {"a cat": 3, "a new one": 2}
-    assert [row["label"] for row in pairs] == ["a", "b", "tie", "b"]
-    assert [row["annotator"] for row in pairs] == people
-    assert pairs[0]["pair_id"] == pairs[2]["pair_id"]
-    assert (pairs[0]["sample_id_a"], pairs[0]["sample_id_b"]) == (
-        pairs[2]["sample_id_b"],
-        pairs[2]["sample_id_a"],
-    )
+    assert Counter(row["prompt"] for row in found.samples) == {"a cat": 3, "a new one": 2}
+    assert found.said() == [
+        ("red", "green", 1.0, "ann"),
+        ("green", "blue", 0.0, "bob"),
+        ("green", "red", 0.5, "bob"),
+        ("red", "blue", 0.25, "ann"),
+    ]
+    # A soft label keeps its share; its word is the side with more than half.
+    assert [row["label"] for row in found.pairs] == ["a", "b", "tie", "b"]
+    assert found.pairs[0]["pair_id"] == found.pairs[2]["pair_id"]
     # The known caption keeps its category and its split, so that nothing leaks.
-    places = {row["prompt"]: (row["category"], row["split"]) for row in pairs}
+    places = {row["prompt"]: (row["category"], row["split"]) for row in found.pairs}
     assert places["a cat"] == ("plain", "test")
     assert places["a new one"][0] == "imported"
-    colours = {}
-    folder = project.root / "data/preferences"
-    for shard in {sample["shard"] for sample in samples}:
-        colours |= read_image_shard(folder / f"images/images-{shard}.tar")
-    assert colours.keys() == {sample["sample_id"] for sample in samples}
-    assert {image.shape for image in colours.values()} == {(3, 16, 16)}
-    assert colours[pairs[0]["sample_id_a"]][:, 8, 8].tolist() == [250, 0, 0]
-    assert colours[pairs[1]["sample_id_b"]][:, 8, 8].tolist() == [0, 0, 250]
-    assert not (folder / "latents").exists()
-    report = project.json("reports/preferences.json")
+    assert found.colours().keys() == {row["sample_id"] for row in found.samples}
+    assert Counter(row["shard"] for row in found.samples) == {"00000": 2, "00001": 2, "00002": 1}
+    assert not (found.folder / "latents").exists()
+    report = found.report
     assert (report["pairs"], report["judgements"], report["tie_fraction"]) == (3, 4, 0.25)
     assert report["agreement"] == 0.0
+    assert "skipped" not in report
+
+
+def test_pictures_stay_the_bytes_that_they_are_or_are_cut_to_a_square(
+    new_project: Callable[[str], Project],
+) -> None:
+    from components.contracts.artifacts import read_image_shard
+
+    for size, expected in ((None, (3, 24, 40)), (16, (3, 16, 16))):
+        project = new_project(str(size))
+        write_labels(project.root / "brought", "csv", ROWS)
+        assert import_(project, source("csv", image_size=size), images_per_shard=9) == 0
+        path = project.root / "data/preferences/images/images-00000.tar"
+        assert {image.shape for image in read_image_shard(path).values()} == {expected}
+        assert (picture("red") in path.read_bytes()) == (size is None)
 
 
 def test_two_imports_give_the_same_bytes(new_project: Callable[[str], Project]) -> None:
     contents = []
     for name in ("first", "second"):
         project = new_project(name)
-        write_prompts(project)
         write_labels(project.root / "brought", "csv", ROWS)
-        project.params(preferences=settings("csv"))
-        assert project.run("preferences") == 0
+        assert import_(project, source("csv")) == 0
         contents.append(project.files("data/preferences", "reports"))
     assert contents[0] == contents[1]
 
 
-def test_new_captions_are_spread_over_the_splits(project: Project) -> None:
-    write_prompts(project)
+def test_new_captions_are_spread_over_the_splits_whatever_their_spelling(project: Project) -> None:
     rows = [{**ROWS[0], "caption": f"caption {number}"} for number in range(300)]
+    rows += [{**ROWS[0], "caption": f"  Caption   {number}"} for number in range(300)]
     write_labels(project.root / "brought", "parquet", rows)
-    block = settings("parquet", validation_fraction=0.2, test_fraction=0.3)
-    project.params(preferences={**block, "images_per_shard": 1000})
-    assert project.run("preferences") == 0
-    found = Counter(row["split"] for row in read_all(project)[1])
+    fractions = {"validation_fraction": 0.2, "test_fraction": 0.3}
+    assert import_(project, source("parquet"), **fractions, images_per_shard=1000) == 0
+    pairs = Tables(project).pairs
+    found = Counter(row["split"] for row in pairs[:300])
     assert found["validation"] / 300 == pytest.approx(0.2, abs=0.08)
     assert found["test"] / 300 == pytest.approx(0.3, abs=0.09)
+    assert [row["split"] for row in pairs[300:]] == [row["split"] for row in pairs[:300]]
+
+
+def test_several_sources_share_their_prompts_and_pictures(project: Project) -> None:
+    root = project.root / "brought"
+    write_labels(root, "csv", ROWS)
+    rows = [
+        {"caption": "a cat", "image": f"pictures/{colour}.png", "value": value}
+        for colour, value in (("red", 5), ("grey", 2))
+    ]
+    (root / "ratings.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rating = {"layout": "table", "path": "brought/ratings.jsonl", "kind": "ratings"}
+    rating |= {"question": "quality", "low": 1.0, "high": 5.0, "steps": 5}
+    assert import_(project, [source("csv"), rating]) == 0
+    found = Tables(project)
+    assert Counter(row["prompt"] for row in found.samples) == {"a cat": 4, "a new one": 2}
+    colours = found.colours()
+    assert [(colours[row["sample_id"]], row["value"]) for row in found.ratings] == [
+        ("red", 5.0),
+        ("grey", 2.0),
+    ]
+    assert found.report["annotators"] == 1
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no file": ({"image_0": "pictures/gone.png"}, "image_0 'pictures/gone.png' cannot be read"),
+    "no file": ({"image_0": "pictures/gone.png"}, "gone.png' cannot be read"),
     "no picture": ({"image_1": "pictures/text.png"}, "line 2, image_1: image does not decode"),
     "half a picture": ({"image_1": "pictures/half.png"}, "line 2, image_1: image does not decode"),
     "no path": ({"image_0": ""}, "image_0 is empty"),
-    "folder": ({"image_0": "pictures"}, "image_0 'pictures' cannot be read"),
+    "folder": ({"image_0": "pictures"}, "pictures' cannot be read"),
     "both win": ({"label_1": 1}, "label_0 and label_1 are 1 and 1; allowed: 1 and 0"),
     "no label": ({"label_0": None}, "label_0 and label_1 are None and 0"),
     "a word": ({"label_0": "left"}, "label_0 and label_1 are left and 0"),
+    "no number": ({"label_0": float("nan")}, "label_0 and label_1 are nan and 0"),
+    "too much": ({"label_0": 1.5, "label_1": -0.5}, "label_0 and label_1 are 1.5 and -0.5"),
     "no caption": ({"caption": " \u200b"}, "caption is empty"),
     "itself": ({"image_1": "pictures/red.png"}, "compares a picture with itself"),
 }
@@ -174,7 +170,6 @@ def test_a_fault_names_file_and_row_and_earlier_outputs_stay(
     project: Project, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     change, expected = FAULTS[name]
-    write_prompts(project)
     folder = project.root / "brought"
     write_labels(folder, "csv", ROWS)
     (folder / "pictures/text.png").write_text("no picture")
@@ -183,28 +178,80 @@ def test_a_fault_names_file_and_row_and_earlier_outputs_stay(
     rows = [good, {**good, **change}]
     (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     earlier = project.root / "data/preferences/pairs.parquet"
-    earlier.parent.mkdir()
+    earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"earlier")
-    project.params(preferences=settings("jsonl"))
-    assert project.run("preferences") == 2
+    assert import_(project, source("jsonl")) == 2
     *above, error = capsys.readouterr().err.splitlines()
-    assert all(line.startswith("importing pairs: ") for line in above)
+    assert all(line.startswith("importing labels of ") for line in above)
     assert error.startswith("error: preferences: ")
     assert "labels.jsonl: line 2" in error
     assert expected in error
     assert project.files("data/preferences") == {"data/preferences/pairs.parquet": b"earlier"}
 
 
+def test_a_truncated_parquet_file_leaves_earlier_outputs(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_labels(project.root / "brought", "parquet", ROWS * 40)
+    path = project.root / "brought/labels.parquet"
+    content = path.read_bytes()
+    for keep in (0, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:keep])
+        assert import_(project, source("parquet")) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "labels.parquet: is truncated or not a parquet file" in error
+    assert not (project.root / "data/preferences").exists()
+    assert not list((project.root / "data").glob(".*"))
+
+
+def test_damage_in_the_middle_of_a_parquet_file(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_labels(project.root / "brought", "parquet", ROWS * 40)
+    path = project.root / "brought/labels.parquet"
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+    assert import_(project, source("parquet")) == 2
+    assert "labels.parquet" in capsys.readouterr().err.splitlines()[-1]
+    assert not (project.root / "data/preferences").exists()
+
+
 def test_pictures_as_the_datasets_library_stores_them(project: Project) -> None:
-    write_prompts(project)
     (project.root / "brought").mkdir()
     images = [{"bytes": picture(colour), "path": None} for colour in ("red", "green")]
     row = {**ROWS[0], "image_0": images[0], "image_1": images[1]}
-    table = pa.Table.from_pylist([row])
-    pq.write_table(table, project.root / "brought/labels.parquet")
-    project.params(preferences=settings("parquet"))
-    assert project.run("preferences") == 0
-    assert [pair["annotator"] for pair in read_all(project)[1]] == ["unknown"]
+    pq.write_table(pa.Table.from_pylist([row]), project.root / "brought/labels.parquet")
+    assert import_(project, source("parquet")) == 0
+    assert [pair["annotator"] for pair in Tables(project).pairs] == ["unknown"]
+
+
+SETTINGS_FAULTS: dict[str, tuple[Any, str]] = {
+    "layout": ({"layout": "coco", "path": "x"}, "label_source: input tag 'coco' found"),
+    "no layout": ({"path": "x"}, "label_source: unable to extract tag using discriminator"),
+    "key": (
+        {"layout": "hpd", "path": "x", "imges": "y"},
+        "imges: unknown key; allowed: image",
+    ),
+    "no source": ([], "label_source: tuple should have at least 1 item"),
+    "twice": ([source("csv")] * 2, "two sources are the same"),
+    "scale": (
+        {"layout": "table", "path": "x", "kind": "ratings", "low": 2.0},
+        "low must be below high",
+    ),
+    "kind": ({"layout": "table", "path": "x", "kind": "votes"}, "kind: input should be 'pairs'"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS_FAULTS)
+def test_a_source_that_is_none_is_refused(
+    project: Project, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    given, expected = SETTINGS_FAULTS[name]
+    assert import_(project, given) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "params.yaml: line " in error
+    assert f"preferences.{expected}" in error or expected in error
 
 
 def test_the_central_square_is_kept_and_scaled() -> None:

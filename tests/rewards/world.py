@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from components.contracts.artifacts import write_image_shard
 from components.contracts.ids import pair_id, prompt_id, sample_id
 from components.contracts.seeds import torch_generator
-from components.contracts.tables import PAIRS, SAMPLES, write_table
+from components.contracts.tables import PAIRS, RANKINGS, RATINGS, SAMPLES, write_table
 from tests.support.tiny_clip import IMAGE_SIZE
 
 WORDS = ("cat", "dog", "red fox", "sea", "tree", "moon", "apple", "bear")
@@ -70,7 +70,9 @@ def rows(
                         "sample_id_a": names[a],
                         "sample_id_b": names[b],
                         "annotator": "eye",
+                        "preference": {"a": 1.0, "b": 0.0, "tie": 0.5}[label],
                         "label": label,
+                        "ranking_id": "",
                     }
                 )
             number += 1
@@ -82,9 +84,13 @@ def write_world(
     samples: list[dict[str, Any]],
     pairs: list[dict[str, Any]],
     images: dict[str, torch.Tensor],
+    rankings: Sequence[dict[str, Any]] = (),
+    ratings: Sequence[dict[str, Any]] = (),
 ) -> Path:
     """Write what the stage `preferences` would write, and return `folder`."""
-    write_table(folder / "samples.parquet", pa.Table.from_pylist(samples), SAMPLES)
-    write_table(folder / "pairs.parquet", pa.Table.from_pylist(pairs), PAIRS)
+    tables = ((SAMPLES, samples), (PAIRS, pairs), (RANKINGS, rankings), (RATINGS, ratings))
+    for schema, rows in tables:
+        table = pa.Table.from_pylist(list(rows), schema=schema.columns)
+        write_table(folder / f"{schema.name}.parquet", table, schema)
     write_image_shard(folder / "images" / "images-00000.tar", images)
     return folder

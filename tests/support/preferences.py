@@ -9,13 +9,15 @@ import torch
 
 from components.contracts.ids import prompt_id, sample_id
 from components.contracts.seeds import torch_generator
-from components.preferences.records import Album, Judgement, Label, PromptRow, Sample
+from components.preferences.records import Album, Judgement, PromptRow, Sample
 
 LATENT_SHAPE = (4, 8, 8)
 """Of the tiny bases."""
 SAMPLES_PER_PROMPT = 3
-Said = tuple[int, int, str, Label]
-"""Numbers of two samples of a prompt, first the one shown as a; who said it; what was said."""
+PREFERENCE = {"a": 1.0, "b": 0.0, "tie": 0.5}
+Said = tuple[int, int, str, str | float]
+"""Numbers of two samples of a prompt, first the one shown as a; who said it; what was said, as a
+label or as a share of a win for a."""
 SAID: Sequence[Said] = (
     (0, 1, "ann", "a"),
     (1, 0, "ben", "a"),
@@ -59,23 +61,23 @@ def write_preferences(
         latents: False leaves them out, as an import of labelled pictures does.
         latent_shape: (c, h, w).
     """
-    album = Album(folder)
     everything = (
         {**dict.fromkeys(("train 0", "train 1", "train 2"), SAID)} if said is None else said
     )
     rows = [(prompt_row(text, split), found) for text, found in everything.items()]
     rows += [(prompt_row(text, text), SAID) for text in ("validation", "test")]
-    for prompt, found in rows:
-        samples = [sample_of(prompt, number) for number in range(SAMPLES_PER_PROMPT)]
-        images = {
-            sample.sample_id: torch.full((3, 32, 32), 20 * sample.seed, dtype=torch.uint8)
-            for sample in samples
-        }
-        stored = {sample.sample_id: latent_of(sample, latent_shape) for sample in samples}
-        album.add_shard(samples, images, stored if latents else None)
-        album.judgements += [
-            Judgement(prompt, samples[a].sample_id, samples[b].sample_id, annotator, label)
-            for a, b, annotator, label in found
-        ]
-    album.write_tables()
+    with Album(folder) as album:
+        for prompt, found in rows:
+            samples = [sample_of(prompt, number) for number in range(SAMPLES_PER_PROMPT)]
+            images = {
+                sample.sample_id: torch.full((3, 32, 32), 20 * sample.seed, dtype=torch.uint8)
+                for sample in samples
+            }
+            stored = {sample.sample_id: latent_of(sample, latent_shape) for sample in samples}
+            album.add_shard(samples, images, stored if latents else None)
+            names = [sample.sample_id for sample in samples]
+            album.add(
+                Judgement(prompt, names[a], names[b], annotator, PREFERENCE.get(label, label))
+                for a, b, annotator, label in found
+            )
     return folder

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from components.contracts.artifacts import read_safetensors
 from components.contracts.errors import DataError, QuarantinedData
-from components.contracts.tables import PAIRS, SAMPLES, read_table
+from components.contracts.tables import PAIRS, SAMPLES, label_of, read_table
 from components.finetuning.algorithms.preference_settings import PeoplePairs, WinnersOnly
 
 SPLIT = "train"
 SIDES = ("sample_id_a", "sample_id_b")
+WHAT_WAS_SAID = ("label", "preference")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Judged:
     """Row of `x0`."""
     loser: Int64[Tensor, " n"]
     preference: Float[Tensor, " n"]
-    """1, or 0.5 for a tie."""
+    """The winner's share of the win: 1, 0.5 for a tie, or a soft label in between."""
 
     def __len__(self) -> int:
         return len(self.winner)
@@ -44,7 +46,13 @@ class Verdict(NamedTuple):
 
     winner: str
     loser: str
-    tie: bool
+    share: float
+    """Of the win, for the winner: from 0.5, a tie, to 1."""
+
+    @property
+    def tie(self) -> bool:
+        """Whether neither won."""
+        return self.share == 0.5
 
 
 def read_judged(
@@ -64,10 +72,10 @@ def read_judged(
         QuarantinedData: a latent is not finite.
     """
     path = folder / "pairs.parquet"
-    rows = [row for row in read_table(path, PAIRS).to_pylist() if row["split"] == SPLIT]
-    samples = {
-        row["sample_id"]: row for row in read_table(folder / "samples.parquet", SAMPLES).to_pylist()
-    }
+    table = read_table(path, PAIRS, ("pair_id", "prompt_id", "split", *SIDES, *WHAT_WAS_SAID))
+    rows = table.filter(pc.equal(table["split"], SPLIT)).to_pylist()
+    table = read_table(folder / "samples.parquet", SAMPLES)
+    samples = {row["sample_id"]: row for row in table.to_pylist()}
     _check(rows, samples, path)
     ties = isinstance(settings, PeoplePairs) and settings.ties == "keep"
     verdicts = _majority(rows) if settings.annotators == "majority" else _all(rows)
@@ -88,16 +96,20 @@ def read_judged(
         prompts=[samples[name]["prompt"] for name in names],
         winner=torch.tensor([place[verdict.winner] for verdict in kept]),
         loser=torch.tensor([place[verdict.loser] for verdict in kept]),
-        preference=torch.tensor([0.5 if verdict.tie else 1.0 for verdict in kept]),
+        preference=torch.tensor([verdict.share for verdict in kept]),
     )
 
 
 def _check(rows: list[dict[str, Any]], samples: Mapping[str, Any], path: Path) -> None:
     for row in rows:
         place = f"pair {row['pair_id']}"
-        if row["label"] not in ("a", "b", "tie"):
+        # Written so that a share that is no number is refused as well.
+        if not 0 <= row["preference"] <= 1 or row["label"] != label_of(row["preference"]):
             raise DataError(
-                f"unknown label '{row['label']}'", file=path, place=place, allowed="a, b, tie"
+                f"label '{row['label']}' and preference {row['preference']}",
+                file=path,
+                place=place,
+                allowed="a with more than 0.5, b with less, tie with 0.5",
             )
         for side in SIDES:
             if row[side] not in samples:
@@ -113,22 +125,23 @@ def _all(rows: list[dict[str, Any]]) -> list[Verdict]:
     verdicts = []
     for row in rows:
         a, b = (row[side] for side in SIDES)
-        winner, loser = (b, a) if row["label"] == "b" else (a, b)
-        verdicts.append(Verdict(winner, loser, row["label"] == "tie"))
+        share = row["preference"]
+        verdicts.append(Verdict(b, a, 1 - share) if share < 0.5 else Verdict(a, b, share))
     return verdicts
 
 
 def _majority(rows: list[dict[str, Any]]) -> list[Verdict]:
-    """One verdict a pair: the side with more votes; as many for both is a tie."""
-    votes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    """One verdict a pair: the side with more of the votes; as much for both is a tie."""
+    votes: dict[tuple[str, str], float] = defaultdict(float)
     for row, verdict in zip(rows, _all(rows), strict=True):
         # Annotators saw the two on sides of their own: votes are for ids.
         first, second = sorted(row[side] for side in SIDES)
-        votes[first, second][verdict.winner] += not verdict.tie
+        lead = verdict.share - (1 - verdict.share)
+        votes[first, second] += lead if verdict.winner == first else -lead
     verdicts = []
-    for (first, second), found in votes.items():
-        winner, loser = (second, first) if found[second] > found[first] else (first, second)
-        verdicts.append(Verdict(winner, loser, found[first] == found[second]))
+    for (first, second), lead in votes.items():
+        winner, loser = (second, first) if lead < 0 else (first, second)
+        verdicts.append(Verdict(winner, loser, 1.0 if lead else 0.5))
     return verdicts
 
 
