@@ -66,7 +66,14 @@ def test_sharpness_is_the_standard_deviation_of_the_laplacian():
     assert sharpness(point).tolist() == pytest.approx([(20 / 9) ** 0.5])
 
 
+def test_saturation_fades_where_a_byte_would_be_black():
+    # Red of half of half a step of a byte: (1/1020) / (1/510).
+    almost = torch.tensor([1 / 1020, 0.0, 0.0]).view(1, 3, 1, 1)
+    assert saturation(almost).tolist() == pytest.approx([0.5], rel=1e-4)
+
+
 def test_a_picture_without_an_inner_pixel_has_no_sharpness():
+    assert sharpness(RED[:, :, :3, :3]).tolist() == [0.0]
     with pytest.raises(DataError, match=r"shape \[1, 3, 2, 6\]; allowed: 3 x 3 pixels or more"):
         sharpness(RED[:, :, :2])
 

@@ -74,6 +74,10 @@ def test_overlap_is_worked_by_hand() -> None:
     assert overlap((0, 0, 9, 9), (10, 0, 19, 9)) == 0.0
     # A box within another: 25 / 100.
     assert overlap((0, 0, 9, 9), (0, 0, 4, 4)) == 0.25
+    # Away from the corner: 5 x 8 of them shared, of 10 x 10 and 6 x 9.
+    a, b = (20, 30, 29, 39), (25, 32, 30, 40)
+    assert overlap(a, b) == overlap(b, a) == pytest.approx(40 / (100 + 54 - 40))
+    assert overlap((20, 30, 29, 39), (20, 50, 29, 59)) == 0.0
     # A box that is turned inside out has no area.
     assert overlap((9, 9, 0, 0), (9, 9, 0, 0)) == 0.0
 
@@ -121,6 +125,14 @@ def test_a_large_object_must_be_further_away() -> None:
         other = (30 - width / 2, 0, 30 + width / 2, 10)
         assert relations((0, 0, 10, 10), other, 0.1) == expected
     assert relations((0, 0, 10, 10), (-40, 0, 100, 10), 0.0) == {"left of"}
+
+
+def test_small_objects_are_told_apart_by_parts_of_a_pixel() -> None:
+    # The centres are 0.6 apart, the margin is 0.1 * (1 + 1): 0.4 of 0.6.
+    assert relations((0.6, 0, 1.6, 1), (0, 0, 1, 1), 0.1) == {"right of"}
+    assert relations((0, 0.6, 1, 1.6), (0, 0, 1, 1), 0.1) == {"below"}
+    # Less than a thousandth of a pixel is no distance.
+    assert relations((0.0009, 0, 0.0009, 0), (0, 0, 0, 0), 0.1) == set()
 
 
 # --- verdicts -------------------------------------------------------------------------------------

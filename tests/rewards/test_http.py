@@ -95,6 +95,13 @@ def test_a_service_can_ask_for_a_longer_pause(asked: str, pauses: list[float]) -
     assert ask(lambda request, number: answers[number])[1] == pauses
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "-5"}, {"Retry-After": "tomorrow"}])
+def test_without_a_wish_there_is_no_pause_of_its_own(headers: dict[str, str]) -> None:
+    answers = [Reply({}, 503, headers), Reply("done")]
+    patience = HttpSettings(first_pause_s=0.0)
+    assert ask(lambda request, number: answers[number], patience)[1] == [0.0]
+
+
 def test_without_retries_one_failure_is_the_end() -> None:
     with pytest.raises(TransientError) as failed:
         ask(lambda request, number: Reply({}, 500), HttpSettings(retries=0))
@@ -165,9 +172,19 @@ def test_nobody_at_home() -> None:
     assert "hidden" not in str(one.value)
 
 
-@pytest.mark.parametrize("url", ["no url", "ftp://a/b", "http://a:port/?token=hidden", "http:///x"])
-def test_an_url_that_is_none(url: str) -> None:
-    with pytest.raises(SettingsError, match="is no url; allowed: http://") as failed:
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("no url", "no%20url"),
+        ("ftp://a/b?token=hidden", "ftp://a/b"),
+        ("http://a:port/", "http://a:port/"),
+        ("http://a:port/?token=hidden", "(not shown)"),
+        ("http://me:hidden@a:port/", "(not shown)"),
+    ],
+)
+def test_an_url_that_is_none(url: str, shown: str) -> None:
+    message = rf"^'{re.escape(shown)}' is no url; allowed: http://"
+    with pytest.raises(SettingsError, match=message) as failed:
         post_json(client(), url, {}, POLICY)
     assert "hidden" not in str(failed.value)
 

@@ -86,9 +86,10 @@ def likely(*places: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_mean_is_over_the_scores_that_could_stand_there() -> None:
-    # 4 at .45 + .05 and 5 at .25; the rest is no score: (4 * .5 + 5 * .25) / .75 = 13 / 3.
-    answer = likely(place("4", **{"4": 0.45, "_4": 0.05, "5": 0.25, "The": 0.2, "7": 0.05}))
-    assert expected_score(answer, settings(expected_score=True)) == pytest.approx(13 / 3)
+    # 4 at .35 + .05, 5 at .25 and 1 at .10; the rest is no score: (1.6 + 1.25 + .1) / .75.
+    tokens = {"4": 0.35, "_4": 0.05, "5": 0.25, "1": 0.1, "The": 0.15, "7": 0.05, "0": 0.05}
+    answer = likely(place("4", **tokens))
+    assert expected_score(answer, settings(expected_score=True)) == pytest.approx(2.95 / 0.75)
 
 
 def test_the_mean_is_taken_where_the_number_stands() -> None:

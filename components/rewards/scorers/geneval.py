@@ -18,7 +18,6 @@ from torch import Tensor
 from components.contracts.device import find_device
 from components.contracts.settings import ComputeSettings
 from components.rewards.pictures import Images, as_bytes, in_equal_parts
-from components.rewards.scorers.checkpoints import located
 from components.rewards.scorers.clip_towers import ClipTowers
 from components.rewards.scorers.geneval_colours import ColourReader
 from components.rewards.scorers.geneval_detectors import Detector, load_detector
@@ -31,6 +30,7 @@ from components.rewards.scorers.geneval_rules import (
     keep,
 )
 from components.rewards.scorers.geneval_tasks import Tasks
+from components.rewards.scorers.hub import located
 from components.rewards.scorers.settings import GenevalScorerSettings
 
 

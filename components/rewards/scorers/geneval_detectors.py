@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 from transformers.models.auto import modeling_auto
 
 from components.contracts.errors import ModelError, SettingsError
-from components.rewards.scorers.checkpoints import pretrained
 from components.rewards.scorers.geneval_rules import Box, Detection
+from components.rewards.scorers.hub import pretrained
 
 WHAT = "a detector (Mask2Former, MaskFormer, DETR, RT-DETR, YOLOS, OWLv2, ...) with its processor"
 MASKS, WORDS = ("mask2former", "maskformer"), ("owlv2", "owlvit")

@@ -151,7 +151,7 @@ def _shown(url: str) -> str:
     try:
         return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))
     except (httpx.InvalidURL, TypeError):
-        return url.partition("?")[0].rpartition("@")[2]
+        return "(not shown)" if set(url) & set("@?#") else url
 
 
 def _clean(words: str, client: httpx.Client) -> str:

@@ -19,7 +19,7 @@ from components.contracts.device import find_device
 from components.contracts.errors import ModelError, SettingsError
 from components.contracts.settings import ComputeSettings
 from components.rewards.pictures import Images, Preprocessing, in_equal_parts, resized
-from components.rewards.scorers.checkpoints import located, pretrained
+from components.rewards.scorers.hub import located, pretrained
 from components.rewards.scorers.settings import NsfwScorerSettings
 
 WHAT = "an image classifier with its image processor"
