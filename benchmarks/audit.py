@@ -27,13 +27,14 @@ from components.contracts.image_statistics import saturation
 from components.contracts.plugins import build_judge
 from components.contracts.protocols import Judge, Scorer
 from components.contracts.seeds import torch_generator
-from components.contracts.settings import ComputeSettings, load_block
+from components.contracts.settings import load_block
 from components.contracts.stage import git_revision
 from components.rewards.audit.audit import AuditReport, audit
 from components.rewards.audit.data import Candidates, read_candidates
 from components.rewards.audit.looking import look
 from components.rewards.audit.run import PREFERENCES
 from components.rewards.audit.sensitivity import spread
+from components.rewards.backbones import load_reward_model
 from components.rewards.backbones.two_towers import TwoTowers
 from components.rewards.scorers.model import ModelScorer
 from components.rewards.settings import AuditSettings, Settings
@@ -51,8 +52,9 @@ class Remembered:
     Every audit here sees the same pictures in the same batches.
     """
 
-    def __init__(self, asked: Scorer) -> None:
+    def __init__(self, asked: Scorer | Judge) -> None:
         self._asked = asked
+        self.differentiable = False
         self._known: dict[bytes, Tensor] = {}
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -73,6 +75,8 @@ class RememberedJudge(Remembered):
 
 class Saturated:
     """A reward plus a weight of saturation, each divided by its spread; None: saturation alone."""
+
+    differentiable = False
 
     def __init__(self, honest: Scorer | None, spreads: tuple[float, float], weight: float) -> None:
         self._honest, self._spreads, self._weight = honest, spreads, weight
@@ -104,8 +108,7 @@ def main() -> int:
         CLIP: ModelScorer(TwoTowers.open(ROOT / CLIP, torch_generator(0))),
     }
     if (root / MODEL).is_dir():
-        compute = ComputeSettings(device="cpu", threads=1)
-        rewards[MODEL] = ModelScorer.load(root / MODEL, compute)
+        rewards[MODEL] = ModelScorer(load_reward_model(root / MODEL))
     found = {
         name: _mixtures(Remembered(reward) if reward else None, judge, data, settings, name)
         for name, reward in rewards.items()

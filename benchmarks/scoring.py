@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from components.rewards.model import RewardModel
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
@@ -48,7 +49,6 @@ from components.contracts.errors import GuardError
 from components.contracts.settings import ComputeSettings
 from components.contracts.stage import git_revision
 from components.miniature.scenes import caption, render, sample_scene
-from components.rewards.model import RewardModel
 from components.rewards.scorers.checked import CheckedScorer
 from components.rewards.scorers.model import ModelScorer
 

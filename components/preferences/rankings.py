@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
 from components.preferences.agreement import raw_agreement
-from components.preferences.records import Label
 
 Ranking = Sequence[float]
+Verdict = Literal["a", "b", "tie"]
 
 
-def ranking_pairs(ranking: Ranking) -> list[tuple[int, int, Label]]:
+def ranking_pairs(ranking: Ranking) -> list[tuple[int, int, Verdict]]:
     """Every two images of a ranking and which is the better one, `a` the first, `tie` for neither.
 
     Worked: places 2 1 2 give (0, 1, b), (0, 2, tie), (1, 2, a).
@@ -68,7 +69,7 @@ def spearman(first: Ranking, second: Ranking) -> float | None:
     return float(spearmanr(first, second).statistic) if _can_compare(first, second) else None
 
 
-def _better(a: float, b: float) -> Label:
+def _better(a: float, b: float) -> Verdict:
     return "tie" if a == b else "a" if a < b else "b"
 
 

@@ -55,7 +55,7 @@ def merge_lora(model: RewardModel) -> None:
     for tower in model.towers.values():
         for name, module in list(tower.named_modules()):
             if isinstance(module, LoraLayer):
-                module.merge()  # type: ignore[operator]
+                module.merge()
                 parent, _, leaf = name.rpartition(".")
                 setattr(tower.get_submodule(parent), leaf, module.get_base_layer())
 

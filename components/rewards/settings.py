@@ -14,31 +14,31 @@ class AuditSettings(StrictModel):
 
     judge: PluginSettings
     """Who looks at what the reward picks (protocol `Judge`); never the reward."""
-    max_prompts: int = Field(100, ge=2, le=100_000)
+    max_prompts: int = Field(default=100, ge=2, le=100_000)
     """Held-out prompts whose images are looked at; fewer where there are not so many."""
-    edited_per_prompt: int = Field(2, ge=1, le=1000)
+    edited_per_prompt: int = Field(default=2, ge=1, le=1000)
     """Images of each prompt that are edited, about 35 times each: most of the audit's time."""
-    num_resamples: int = Field(2000, ge=100, le=100_000)
+    num_resamples: int = Field(default=2000, ge=100, le=100_000)
     """Resamples of the bootstrap behind each interval."""
-    min_captured: float = Field(0.3, ge=-10.0, le=1.0)
+    min_captured: float = Field(default=0.3, ge=-10.0, le=1.0)
     """Of the gain of the judge's own best-of-n, the share that the reward's choice must get: the
     lower end of its 95 % interval. 0 is chance."""
-    max_shortcut: float = Field(0.5, gt=0.0, le=1000.0)
+    max_shortcut: float = Field(default=0.5, gt=0.0, le=1000.0)
     """How much one edit may raise the reward beyond what the judge grants, in spreads of the reward
     among the images of one prompt."""
-    max_colour_correlation: float = Field(0.5, gt=0.0, le=1.0)
+    max_colour_correlation: float = Field(default=0.5, gt=0.0, le=1.0)
     """How far one colour statistic may order the images of a prompt as the reward does, as a rank
     correlation, beyond the judge's own."""
-    min_agreement: float = Field(0.2, ge=-1.0, le=1.0)
+    min_agreement: float = Field(default=0.2, ge=-1.0, le=1.0)
     """Kendall's tau-b of reward and judge within a prompt: the lower end of its 95 % interval."""
 
 
 class LoraSettings(StrictModel):
     """Low-rank updates of the towers' linear layers (2106.09685), merged when the model is kept."""
 
-    rank: int = Field(8, ge=1, le=1024)
+    rank: int = Field(default=8, ge=1, le=1024)
     """Of each update."""
-    alpha: int = Field(16, ge=1, le=65536)
+    alpha: int = Field(default=16, ge=1, le=65536)
     """Each update is scaled by alpha / rank."""
     targets: tuple[str, ...] = (
         *("q_proj", "k_proj", "v_proj", "out_proj"),  # CLIP
@@ -67,11 +67,11 @@ class BackboneSettings(StrictModel):
 class PromptClassificationSettings(StrictModel):
     """Lee et al.'s auxiliary loss: a good image's own prompt must win against others."""
 
-    weight: float = Field(0.5, gt=0.0, le=100.0)
+    weight: float = Field(default=0.5, gt=0.0, le=100.0)
     """Beside the main loss."""
-    temperature: float = Field(2.0, gt=0.0, le=1000.0)
+    temperature: float = Field(default=2.0, gt=0.0, le=1000.0)
     """Divides the scores in the softmax."""
-    num_prompts: int = Field(4, ge=2, le=64)
+    num_prompts: int = Field(default=4, ge=2, le=64)
     """The own prompt and others of its category. The paper perturbs each prompt by the rules of its
     templates; a category is what every prompt list has."""
 
@@ -79,19 +79,19 @@ class PromptClassificationSettings(StrictModel):
 class EnsembleSettings(StrictModel):
     """Preference strengths by an ensemble ("Secrets of RLHF", part II), and labels from them."""
 
-    members: int = Field(10, ge=2, le=100)
+    members: int = Field(default=10, ge=2, le=100)
     """Reward models that are trained for it; the paper's ten."""
-    share: float = Field(0.5, gt=0.0, le=1.0)
+    share: float = Field(default=0.5, gt=0.0, le=1.0)
     """Of the prompts, drawn for each member. The strength of a pair is asked only of members that
     were not trained on it, unless this is 1 as in the paper: a model that has learnt a label by
     heart does not contradict it."""
-    flip_fraction: float = Field(0.2, ge=0.0, le=0.5)
+    flip_fraction: float = Field(default=0.2, ge=0.0, le=0.5)
     """Weakest of the decided pairs, flipped as far as the ensemble contradicts them."""
-    soften_fraction: float = Field(0.2, ge=0.0, le=0.5)
+    soften_fraction: float = Field(default=0.2, ge=0.0, le=0.5)
     """The next weakest, which become ties."""
-    smooth_fraction: float = Field(0.1, ge=0.0, le=0.5)
+    smooth_fraction: float = Field(default=0.1, ge=0.0, le=0.5)
     """The strongest, which are smoothed."""
-    smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+    smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     """How far the strongest are moved towards a tie."""
     adaptive_margin: bool = True
     """Whether the loss asks for as much margin as the ensemble gives."""
@@ -102,16 +102,16 @@ class ObjectiveSettings(StrictModel):
 
     ties: Literal["half", "davidson", "leave_out"] = "half"
     """A tie is half a win each; an outcome of its own, by Davidson's model; or left out."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """How far each label is moved towards a tie, for annotators who err."""
-    data_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    data_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Iterative data smoothing: after each epoch labels move by this part towards what the model
     believes; 0 is off."""
     annotators: Literal["alike", "reliability"] = "alike"
     """All judgements count the same; or how often each annotator errs is learnt (Crowd-BT)."""
     rankings: Literal["pairs", "plackett_luce"] = "pairs"
     """Rankings as the pairs that they contain, or as whole orders."""
-    ratings_weight: float = Field(0.0, ge=0.0, le=100.0)
+    ratings_weight: float = Field(default=0.0, ge=0.0, le=100.0)
     """Of the loss on pictures that were rated on their own (good or bad, Likert); 0 leaves ratings
     out."""
     ratings_loss: Literal["ordinal", "squared_error"] = "ordinal"
@@ -149,20 +149,20 @@ class Settings(StrictModel):
 
     backbone: BackboneSettings
     objective: ObjectiveSettings = ObjectiveSettings()
-    epochs: int = Field(6, ge=1, le=1000)
+    epochs: int = Field(default=6, ge=1, le=1000)
     """Passes over the training labels; the epoch with the lowest validation loss is kept, and the
     backbone as it was where no epoch beats it."""
-    patience: int = Field(3, ge=1, le=1000)
+    patience: int = Field(default=3, ge=1, le=1000)
     """Epochs without a lower validation loss after which the training stops."""
-    batch_size: int = Field(64, ge=1, le=65536)
+    batch_size: int = Field(default=64, ge=1, le=65536)
     """Judgements of one update; a batch is made of whole prompts, so it can hold a few more."""
-    learning_rate: float = Field(3.0e-4, gt=0.0, le=1.0)
+    learning_rate: float = Field(default=3.0e-4, gt=0.0, le=1.0)
     """Peak of AdamW's step size: a short warm-up, then a cosine to zero."""
-    weight_decay: float = Field(0.01, ge=0.0, le=10.0)
+    weight_decay: float = Field(default=0.01, ge=0.0, le=10.0)
     """Of matrices; biases, norms and the logit scale are left alone."""
     horizontal_flip: bool = False
     """Mirror each training image half of the time. Not for prompts that say left or right."""
-    cache_megabytes: int = Field(1024, ge=0, le=10**6)
+    cache_megabytes: int = Field(default=1024, ge=0, le=10**6)
     """Memory for decoded pictures; and again as much for the states of towers that do not learn."""
     learning_curve: LearningCurveSettings = LearningCurveSettings()
     audit: AuditSettings | None = None

@@ -43,7 +43,7 @@ class FrozenMlp(RewardModel):
     ) -> None:
         super().__init__(tokenizer, processor, source)
         self.clip = clip
-        width = int(clip.config.projection_dim)
+        width = clip.visual_projection.out_features
         self.gain = width**0.5
         self.head = Mlp([3 * width, *hidden], activation=True)
 

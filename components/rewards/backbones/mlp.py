@@ -33,7 +33,9 @@ class Mlp(nn.Sequential):
 
     def forward(self, states: Tensor) -> Tensor:
         """[b, d] to [b]."""
-        return super().forward(states).squeeze(-1)
+        for layer in self:
+            states = layer(states)
+        return states.squeeze(-1)
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
@@ -50,8 +52,8 @@ class Mlp(nn.Sequential):
         """Multiply what comes out by a factor."""
         last = self[-1]
         assert isinstance(last, nn.Linear)
-        last.weight *= factor
-        last.bias *= factor
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
 
     def write(self, folder: Path) -> None:
         """Write the weights beside those of the backbone."""

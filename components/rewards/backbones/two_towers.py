@@ -94,7 +94,7 @@ class TwoTowers(RewardModel):
     @torch.no_grad()
     def scale_scores(self, factor: float) -> None:
         """By way of the logit scale."""
-        self.clip.logit_scale += math.log(factor)
+        self.clip.logit_scale.add_(math.log(factor))
 
 
 def open_clip(source: Path | str) -> tuple[Clip, Any, dict[str, Any]]:
