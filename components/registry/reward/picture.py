@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIDE = 3.6
-"""Inches of a panel."""
+"""Inches of a panel, of 100 pixels."""
+MAX_COLUMNS = 2
+"""MLflow cuts off what is wider than its column of text."""
 INK, GREY, BLUE, ORANGE = "#222222", "#999999", "#2a6fb0", "#d9822b"
 MAX_EDITS = 8
 Panel = Callable[["Axes"], None]
@@ -28,11 +30,13 @@ def review_picture(report: Mapping[str, Any], audit: Mapping[str, Any] | None) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    columns = min(len(panels), MAX_COLUMNS)
+    rows = -(-len(panels) // columns)
     # Without pyplot, which keeps every figure and looks for a screen.
-    figure = Figure(figsize=(SIDE * len(panels), SIDE), layout="constrained")
+    figure = Figure(figsize=(SIDE * columns, SIDE * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for number, draw in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), number)
+        axes = figure.add_subplot(rows, columns, number)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
         draw(axes)
