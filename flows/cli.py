@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+class Kind(StrEnum):
+    """The models that the registry knows."""
+
+    lora = "lora"
+    reward = "reward"
+
+
 Profile = Annotated[
     str | None, typer.Option(help="Write the values of profiles/<name>.yaml first.")
 ]
@@ -102,13 +112,23 @@ def report(
 def promote(
     version: Annotated[int, typer.Argument(help="The model version that becomes the champion.")],
     by: Annotated[str, typer.Option("--by", help="Who decides.")],
+    model: Annotated[
+        Kind, typer.Option("--model", help="Which of the two registered models.")
+    ] = Kind.lora,
 ) -> None:
     """Make a registered version the champion, in a reviewer's name."""
-    from components.contracts.settings import read_params
+    from components.contracts.errors import BadInput
+    from components.contracts.settings import load_block
     from components.registry.promote import promote as make_champion
+    from components.registry.settings import Settings
 
     root = _prepare()
-    name = str(read_params(root / "params.yaml")["registry"]["model_name"])
+    names = load_block(root / "params.yaml", "registry", Settings).model_names()
+    if model not in names:
+        raise BadInput(
+            f"registry.{model} is null: no such model is registered", allowed=", ".join(names)
+        )
+    name = names[model]
     make_champion(root, name, version, by)
     _console().print(f"[green]✓[/] {name} version {version} is the champion, approved by {by}")
 

@@ -56,10 +56,12 @@ def read_verdict(root: Path) -> Verdict | None:
     )
 
 
-def read_receipt(root: Path) -> dict[str, Any]:
-    """`reports/receipt.json`: which model version was registered; empty before the first."""
+def read_receipts(root: Path) -> dict[str, dict[str, Any]]:
+    """The version of each kind of model, `reward` and `lora`, that `reports/receipt.json` tells of;
+    empty before the first."""
     path = root / REPORTS["registry"]
-    return dict(read_json(path)) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
+    return {kind: content[kind] for kind in ("reward", "lora") if content.get(kind)}
 
 
 def markdown(root: Path) -> str:
@@ -79,9 +81,13 @@ def markdown(root: Path) -> str:
         )
         parts.append(f"| prompt-correct | base | LoRA |\n| --- | ---: | ---: |\n{rows}\n")
     for stage, path in REPORTS.items():
-        if (root / path).exists():
-            rows = "\n".join(f"| {name} | {value} |" for name, value in _scalars(root / path))
-            parts.append(f"### {stage}\n\n| figure | value |\n| --- | ---: |\n{rows}\n")
+        if stage == "registry":
+            found = {f"registry: {kind}": part for kind, part in read_receipts(root).items()}
+        else:
+            found = {stage: read_json(root / path)} if (root / path).exists() else {}
+        for name, content in found.items():
+            rows = "\n".join(f"| {figure} | {value} |" for figure, value in _scalars(content))
+            parts.append(f"### {name}\n\n| figure | value |\n| --- | ---: |\n{rows}\n")
     return "\n".join(parts) or "No stage has written figures yet.\n"
 
 
@@ -99,8 +105,7 @@ def grid_as_data_url(root: Path) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _scalars(path: Path) -> Iterator[tuple[str, str]]:
-    content = read_json(path)
+def _scalars(content: Any) -> Iterator[tuple[str, str]]:
     if isinstance(content, Mapping):
         for name, value in content.items():
             if isinstance(value, float):

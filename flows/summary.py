@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.contracts.errors import TransientError
-from components.contracts.settings import STAGES, read_params
+from components.contracts.settings import STAGES, load_block
 from flows import figures
 from flows.display import clock
 from flows.dvc import RepoBusy, changes
@@ -44,16 +44,15 @@ def show_summary(root: Path, console: Console) -> None:
         console.print()
         console.print(_categories(verdict))
         console.print()
-    receipt = figures.read_receipt(root)
+    receipts = figures.read_receipts(root)
     rows = _table("", "")
-    if "version" in receipt:
-        name = receipt.get("model_name", receipt.get("model", ""))
-        alias = f", alias {receipt['alias']}" if "alias" in receipt else ""
-        rows.add_row("model", f"{name} version {receipt['version']}{alias}")
+    for kind, receipt in receipts.items():
+        named = f"{receipt['model_name']} version {receipt['version']}, alias {receipt['alias']}"
+        rows.add_row("LoRA" if kind == "lora" else kind, named)
     if (root / figures.REPORT).exists():
         rows.add_row("report", f"{figures.REPORT}  [dim](konomi report --open)[/]")
     rows.add_row("runs", "[dim]mlflow ui --backend-store-uri sqlite:///mlflow.db[/]")
-    version = receipt.get("version", "VERSION")
+    version = receipts.get("lora", {}).get("version", "VERSION")
     rows.add_row("next", f"[dim]konomi status  ·  konomi promote {version} --by NAME[/]")
     console.print(rows)
 
@@ -66,7 +65,7 @@ def show_status(root: Path, console: Console) -> None:
         console.print("[cyan]A run is at work here: DVC tells the stages' state when it ends.[/]")
     console.print()
     _show_runs(root, console)
-    _show_versions(root, console)
+    show_versions(root, console)
 
 
 def _stages(root: Path) -> Table:
@@ -108,29 +107,31 @@ def _show_runs(root: Path, console: Console) -> None:
         console.print(f"  [dim]{' · '.join(parts)}[/]")
 
 
-def _show_versions(root: Path, console: Console) -> None:
+def show_versions(root: Path, console: Console) -> None:
+    """The versions of both registered models, the newest first."""
     from components.registry.read import versions
+    from components.registry.settings import Settings
 
-    params: Any = read_params(root / "params.yaml")
-    name = str(params["registry"]["model_name"])
-    try:
-        found = versions(root, name)
-    except TransientError as error:
-        console.print(f"[yellow]{error}[/]")
-        return
-    console.print()
-    if not found:
-        console.print(f"[dim]No version of {name} is registered yet.[/]")
-        return
-    table = _table(name, "alias", "review", "registered")
-    for version in found[:10]:
-        table.add_row(
-            f"version {version.version}",
-            f"[bold]{', '.join(version.aliases)}[/]",
-            version.review,
-            f"[dim]{version.created:%Y-%m-%d %H:%M} UTC[/]",
-        )
-    console.print(table)
+    names = load_block(root / "params.yaml", "registry", Settings).model_names()
+    for name in names.values():
+        try:
+            found = versions(root, name)
+        except TransientError as error:
+            console.print(f"[yellow]{error}[/]")
+            return
+        console.print()
+        if not found:
+            console.print(f"[dim]No version of {name} is registered yet.[/]")
+            continue
+        table = _table(name, "alias", "review", "registered")
+        for version in found[:10]:
+            table.add_row(
+                f"version {version.version}",
+                f"[bold]{', '.join(version.aliases)}[/]",
+                version.review,
+                f"[dim]{version.created:%Y-%m-%d %H:%M} UTC[/]",
+            )
+        console.print(table)
 
 
 def _categories(verdict: figures.Verdict) -> Table:

@@ -1,10 +1,13 @@
-"""Stage 6: gates, then a version in the model registry that a reviewer can trust.
+"""Stage 6: gates, then versions in the model registry that a reviewer can trust.
 
-Reads `reports/evaluation.json`, `reports/grid.png`, `reports/report.html`, `models/lora`, the base
-model, and for the lineage the digests of prompts, preferences and reward model. A LoRA that passes
-every gate becomes a version with the alias `challenger`, loaded back from the registry and compared
-image by image before the stage calls itself done. Writes `reports/receipt.json`. A failed gate
-registers nothing.
+Two models are registered, each as its own, by the same steps: gates, a version, loaded back and
+compared, the alias `challenger`, a model card.
+
+`reward/`   reads `models/reward`, `reports/rewards.json`, `reports/rewards_audit.json`
+`lora/`     reads `models/lora`, `reports/evaluation.json`, its pages, and the base model
+
+Writes `reports/receipt.json`. A reward model that fails a gate takes the LoRA with it; a LoRA that
+fails one leaves the reward model's version.
 
 Besides the stage: `versions` for showing and `promote`, `reject` for a reviewer's decision.
 """

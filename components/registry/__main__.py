@@ -1,4 +1,4 @@
-"""`python -m components.registry`: check the LoRA and register it."""
+"""`python -m components.registry`: check reward model and LoRA and register them."""
 
 import sys
 

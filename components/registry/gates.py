@@ -1,4 +1,4 @@
-"""What a LoRA must pass before it is registered. Pure: figures in, verdicts out.
+"""A verdict on a model before it is registered, and how verdicts are made. Pure.
 
 Each gate keeps its figure, its limit and a reason, passed or not: the receipt, the model card and
 the version's tags show all of them.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from components.registry.settings import GateSettings
 
 
 @dataclass(frozen=True)
@@ -32,62 +30,13 @@ class Gate:
         return f"{self.name} is {found}, demanded {self.limit} ({self.why})"
 
 
-def evaluation_gates(report: Mapping[str, Any], limits: GateSettings) -> list[Gate]:
-    """The gates on `reports/evaluation.json`."""
-    hacking = _find(report, "reward_hacking")
-    return [
-        _above(
-            "difference_low",
-            _find(report, "difference", "interval", 0),
-            limits.min_difference_low,
-            "more prompt-correct images than the base, lower end of the 95 % interval",
-        ),
-        _above(
-            "win_rate_low",
-            _find(report, "win_rate", "interval", 0),
-            limits.min_win_rate_low,
-            "wins against the base by the held-out judge, lower end of the 95 % interval",
-        ),
-        Gate(
-            "reward_hacking",
-            hacking,
-            "no or watch",
-            hacking in ("no", "watch"),
-            "the reward must not rise while the held-out judge falls",
-        ),
-        _at_least(
-            "diversity_ratio",
-            _find(report, "drift", "diversity_ratio"),
-            limits.min_diversity_ratio,
-            "images of one prompt must not become all alike",
-        ),
-        _within(
-            "brightness_drift",
-            _find(report, "drift", "brightness", "difference"),
-            limits.max_brightness_drift,
-            "brighter or darker is an easy way to please a reward",
-        ),
-        _within(
-            "saturation_drift",
-            _find(report, "drift", "saturation", "difference"),
-            limits.max_saturation_drift,
-            "so are louder or paler colours",
-        ),
-        _within(
-            "judge_error",
-            _find(report, "judge_error_rate"),
-            limits.max_judge_error,
-            "the judge's own error on held-out images",
-        ),
-    ]
-
-
 def failed(gates: Sequence[Gate]) -> list[Gate]:
     """The gates that were not passed."""
     return [gate for gate in gates if not gate.passed]
 
 
-def _find(report: Any, *path: str | int) -> Any:
+def find(report: Any, *path: str | int) -> Any:
+    """What stands at `path` of a report; None where nothing does."""
     for step in path:
         try:
             report = report[step]
@@ -96,23 +45,45 @@ def _find(report: Any, *path: str | int) -> Any:
     return report
 
 
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # NaN is no figure: it compares false with everything, which a negated comparison would pass.
-    return float(value) if is_number and value == value else None
-
-
-def _above(name: str, value: Any, limit: float, why: str) -> Gate:
+def above(name: str, value: Any, limit: float, why: str) -> Gate:
+    """The figure must lie above the limit."""
     figure = _number(value)
     return Gate(name, figure, f"> {limit:g}", figure is not None and figure > limit, why)
 
 
-def _at_least(name: str, value: Any, limit: float, why: str) -> Gate:
+def at_least(name: str, value: Any, limit: float, why: str) -> Gate:
+    """The figure must not lie below the limit."""
     figure = _number(value)
     return Gate(name, figure, f"≥ {limit:g}", figure is not None and figure >= limit, why)
 
 
-def _within(name: str, value: Any, limit: float, why: str) -> Gate:
+def at_most(name: str, value: Any, limit: float, why: str) -> Gate:
+    """The figure must not lie above the limit."""
+    figure = _number(value)
+    return Gate(name, figure, f"≤ {limit:g}", figure is not None and figure <= limit, why)
+
+
+def within(name: str, value: Any, limit: float, why: str) -> Gate:
+    """The figure must not be further from 0 than the limit."""
     figure = _number(value)
     passed = figure is not None and abs(figure) <= limit
     return Gate(name, figure, f"within ± {limit:g}", passed, why)
+
+
+def lineage_gate(name: str, digests: Mapping[str, str], revision: str) -> Gate:
+    """Everything that the model came from must be known."""
+    known = {**digests, "git": "" if revision == "unknown" else revision}
+    missing = sorted(key for key, digest in known.items() if not digest)
+    return Gate(
+        name,
+        f"no {missing[0]}" if missing else "complete",
+        "complete",
+        not missing,
+        "git revision and the digest of every input",
+    )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN is no figure: it compares false with everything, which a negated comparison would pass.
+    return float(value) if is_number and value == value else None

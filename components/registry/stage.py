@@ -1,184 +1,121 @@
-"""The body of stage 6."""
+"""The body of stage 6: the reward model first, then the LoRA that climbed it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.contracts.artifacts import read_json, write_json, write_text
-from components.contracts.errors import DataError, QuarantinedData, TransientError
-from components.contracts.progress import Progress, progress
-from components.contracts.stage import StageContext, git_revision, log_inputs
+from components.contracts.artifacts import write_bytes, write_json, write_text
+from components.contracts.errors import DataError, TransientError
+from components.contracts.progress import progress
+from components.contracts.stage import StageContext, log_inputs
 from components.contracts.tables import PROMPTS, read_table
-from components.registry.adapter import Adapter, file_gates, number_gates, read_adapter
 from components.registry.candidate import Candidate
-from components.registry.card import GRID, model_card
-from components.registry.gates import Gate, evaluation_gates, failed
-from components.registry.load_back import Probe, draw_probe
+from components.registry.lora.check import INPUTS, PAGES, check_lora
+from components.registry.markdown import REVIEW
 from components.registry.register import register
+from components.registry.reward.candidate import RewardCandidate
+from components.registry.reward.card import CHARTS
+from components.registry.reward.check import AUDIT_PAGE, REPORTS, REWARD, check_reward
+from components.registry.reward.picture import review_picture
 from components.registry.session import CHALLENGER
 from components.registry.settings import Settings
+from components.registry.verdict import log_verdict
 from components.tracking.environment import is_off
 
-LORA = Path("models/lora")
-EVALUATION = Path("reports/evaluation.json")
-REVIEW = str(Path(GRID).parent)
-"""Folder of the run in which a reviewer finds what to look at."""
-PAGES = (Path("reports/grid.png"), Path("reports/report.html"))
 RECEIPT = Path("reports/receipt.json")
 TEST_PROMPTS = Path("data/prompts/test.parquet")
-INPUTS = {
-    "prompts": Path("data/prompts"),
-    "preferences": Path("data/preferences"),
-    "reward": Path("models/reward"),
-    "lora": LORA,
-    "evaluation": EVALUATION,
-}
+LABELS = {"prompts": Path("data/prompts"), "preferences": Path("data/preferences")}
+CARDS = {"lora": "model_card.md", "reward": "reward_card.md"}
 
 
 def run(settings: Settings, context: StageContext) -> dict[str, float]:
     """Pass the gates, register, write the receipt; returns the metrics.
 
+    A reward model that is refused takes the LoRA with it: nothing that climbed it can be trusted. A
+    LoRA that is refused leaves the version of the reward model in the registry.
+
     Raises:
-        QuarantinedData: a gate failed; nothing is registered and the earlier receipt stays.
-        GuardError: the registry gave back another LoRA.
+        QuarantinedData: a gate failed; the earlier receipt stays.
+        GuardError: the registry gave back another model.
         TransientError: the registry or the tracking store is away.
     """
     root, tracker = context.root, context.tracker
     if tracker.run_id is None and not is_off():
         raise TransientError("the tracking store is away, and a version needs its run")
-    with progress("registry", 3) as bar:
-        candidate, probe = _check(settings, context, bar)
-        version = register(candidate, probe)
-        bar.advance(note="registered and loaded back")
-    _log_verdict(candidate.gates, context)
-    card = context.work / "model_card.md"
-    write_text(card, model_card(candidate, str(version)))
-    tracker.log_artifact(card, REVIEW)
-    write_json(root / RECEIPT, _receipt(candidate, version))
-    tracker.log_artifact(RECEIPT)
-    tracker.set_tags({"registered": f"{settings.model_name} version {version}"})
-    return {"version": float(version), "gates_passed": float(len(candidate.gates))}
-
-
-def _check(settings: Settings, context: StageContext, bar: Progress) -> tuple[Candidate, Probe]:
-    """Every gate, the cheap ones first: a file whose header is wrong is not loaded at all."""
-    from components.diffusion.plain import plain_call
-
-    root = context.root
-    call = plain_call(context.base)
-    digests = log_inputs(context, **INPUTS)
-    report = _evaluation(root / EVALUATION)
     prompts = _example_prompts(root / TEST_PROMPTS)
-    for page in PAGES:
-        context.tracker.log_artifact(page, REVIEW)
-    adapter = read_adapter(root / LORA)
-    revision = git_revision(root)
-    gates = [
-        *evaluation_gates(report, settings.gates),
-        *file_gates(adapter, settings.gates, call.network),
-        _lineage_gate(digests, revision),
-    ]
-    _refuse_failed(gates, context)
-    gates += number_gates(adapter)
-    _refuse_failed(gates, context)
-    bar.advance(note="files checked")
-    seed = context.seed_for("load_back")
-    probe = draw_probe(call, context.compute, root / LORA, prompts[0], seed)
-    gates += [probe.gate(), _base_gate(adapter, probe)]
-    _refuse_failed(gates, context)
-    bar.advance(note="image drawn")
-    height, width = probe.image.shape[-2:]
-    candidate = Candidate(
-        model_name=settings.model_name,
-        adapter=adapter,
-        base=context.base,
-        call=call,
-        base_digest=probe.base_digest,
-        image_size=(height, width),
-        gates=gates,
-        evaluation=report,
-        digests=digests,
-        git_revision=revision,
-        seed=context.seed,
-        example_prompts=prompts,
-        run_id=context.tracker.run_id,
-        root=root,
-    )
-    return candidate, probe
+    digests = log_inputs(context, **LABELS)
+    receipt: dict[str, Any] = {"schema_version": 2, "reward": None, "lora": None}
+    metrics: dict[str, float] = {}
+    reward = ""
+    trained = (root / REWARD).exists()
+    if trained:
+        digests |= log_inputs(context, reward=REWARD)
+    wanted = settings.reward if trained else None
+    with progress("registry", 5 if wanted else 3) as bar:
+        if wanted is not None:
+            looked_at = {name: path for name, path in REPORTS.items() if (root / path).exists()}
+            digests |= log_inputs(context, **looked_at)
+            for page in (*looked_at.values(), AUDIT_PAGE):
+                _show(root / page, context)
+            found = check_reward(wanted, context, dict(digests), prompts, bar)
+            _draw(found, context)
+            receipt["reward"] = _register(found, context)
+            reward = f"{wanted.model_name} version {receipt['reward']['version']}"
+            metrics |= _metrics("reward_", receipt["reward"])
+            bar.advance(note="reward model registered and loaded back")
+        digests |= log_inputs(context, **INPUTS)
+        for page in PAGES:
+            tracker.log_artifact(page, REVIEW)
+        lora = check_lora(settings, context, digests, prompts, reward, bar)
+        receipt["lora"] = _register(lora, context)
+        metrics |= _metrics("", receipt["lora"])
+        bar.advance(note="LoRA registered and loaded back")
+    write_json(root / RECEIPT, receipt)
+    tracker.log_artifact(RECEIPT)
+    return metrics
 
 
-def _receipt(candidate: Candidate, version: int) -> dict[str, Any]:
-    """What was registered; equal inputs and an equal registry give equal bytes."""
+def _register(candidate: Candidate, context: StageContext) -> dict[str, Any]:
+    """Make it a version and say so in the run; returns its part of the receipt, for which equal
+    inputs and an equal registry give equal bytes."""
+    kind, lineage = candidate.kind, candidate.lineage
+    version = register(candidate)
+    log_verdict(kind, lineage.gates, context)
+    write_text(context.work / CARDS[kind], candidate.card(str(version)))
+    _show(context.work / CARDS[kind], context)
+    tag = "registered" if kind == "lora" else f"registered_{kind}"
+    context.tracker.set_tags({tag: f"{lineage.model_name} version {version}"})
     return {
-        "schema_version": 1,
-        "model_name": candidate.model_name,
+        "model_name": lineage.model_name,
         "version": version,
         "alias": CHALLENGER,
-        "adapter_sha256": candidate.adapter.sha256,
-        "algorithm": candidate.algorithm,
-        "base_model": candidate.base_reference,
-        "base_digest": candidate.base_digest,
-        "inputs": dict(candidate.digests),
-        "gates": [asdict(gate) for gate in candidate.gates],
+        **candidate.facts(),
+        "inputs": dict(lineage.digests),
+        "gates": [asdict(gate) for gate in lineage.gates],
     }
 
 
-def _refuse_failed(gates: Sequence[Gate], context: StageContext) -> None:
-    broken = failed(gates)
-    if not broken:
-        return
-    _log_verdict(gates, context)
-    reasons = "; ".join(gate.line() for gate in broken)
-    raise QuarantinedData(f"nothing is registered: {reasons}")
+def _draw(reward: RewardCandidate, context: StageContext) -> None:
+    """The picture of the reward model's card."""
+    picture = review_picture(reward.report, reward.audit)
+    if picture is not None:
+        write_bytes(context.work / CHARTS, picture)
+        _show(context.work / CHARTS, context)
 
 
-def _log_verdict(gates: Sequence[Gate], context: StageContext) -> None:
-    """The verdict goes to the tracker, passed or not; a refusal leaves no other trace."""
-    verdict = context.work / "gates.json"
-    write_json(verdict, [asdict(gate) for gate in gates])
-    context.tracker.log_artifact(verdict)
-    context.tracker.set_tags(
-        {
-            f"gate.{gate.name}": ("passed: " if gate.passed else "FAILED: ") + gate.line()
-            for gate in gates
-        }
-    )
-    context.tracker.log_metrics(
-        {f"gate/{gate.name}": gate.figure for gate in gates if isinstance(gate.figure, int | float)}
-    )
+def _metrics(prefix: str, receipt: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{prefix}version": float(receipt["version"]),
+        f"{prefix}gates_passed": float(len(receipt["gates"])),
+    }
 
 
-def _lineage_gate(digests: dict[str, str], revision: str) -> Gate:
-    known = {**digests, "git": "" if revision == "unknown" else revision}
-    missing = sorted(name for name, digest in known.items() if not digest)
-    return Gate(
-        "lineage",
-        f"no {missing[0]}" if missing else "complete",
-        "complete",
-        not missing,
-        "git revision and the digest of every input",
-    )
-
-
-def _base_gate(adapter: Adapter, probe: Probe) -> Gate:
-    trained_on = adapter.info.get("base_digest")
-    return Gate(
-        "base",
-        probe.base_digest[:12],
-        str(trained_on)[:12],
-        trained_on == probe.base_digest,
-        "the LoRA was trained on this base model",
-    )
-
-
-def _evaluation(path: Path) -> dict[str, Any]:
-    report = read_json(path)
-    if not isinstance(report, dict) or report.get("schema_version") != 1:
-        raise DataError("is no evaluation of version 1", file=path, allowed="schema_version: 1")
-    return report
+def _show(path: Path, context: StageContext) -> None:
+    """Put a file where a reviewer finds it."""
+    if path.exists():
+        context.tracker.log_artifact(path, REVIEW)
 
 
 def _example_prompts(path: Path) -> list[str]:

@@ -57,6 +57,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["run", "--profile", "x"], "error: no profile 'x'; allowed: demo, full", 2),
         (["report"], "error: reports/report.html: not written yet; allowed: `konomi run`", 2),
         (["promote", "one", "--by", "me"], "error: Invalid value for 'version'", 2),
+        (["promote", "1", "--by", "me", "--model", "x"], "error: Invalid value for '--model'", 2),
     ],
 )
 def test_a_wrong_command_is_one_line(

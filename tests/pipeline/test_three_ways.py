@@ -27,6 +27,7 @@ evaluation: {prompts_per_category: 2, samples_per_prompt: 2}
 registry:
   gates: {min_difference_low: -1.0, min_win_rate_low: 0.0, min_diversity_ratio: 0.0,
     max_judge_error: 1.0}
+  reward: {gates: {min_accuracy_low: 0.0, min_lead: -1.0, max_calibration_error: 1.0, audit: false}}
 """
 
 

@@ -149,7 +149,10 @@ def test_keys_of_another_kind_of_network_are_refused(
         changed[f"{swap[network]}.{layer}"] = tensor
     save_file(changed, project / LORA)
     assert run_stage(project) == 65
-    assert "nothing is registered: lora_keys is " in capsys.readouterr().err
+    assert (
+        "the LoRA is not registered (tiny-reward version 1 is): lora_keys is "
+        in capsys.readouterr().err
+    )
     assert versions(project, MODEL) == []
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.registry.gates import evaluation_gates, failed
+from components.registry.gates import failed
+from components.registry.lora.gates import evaluation_gates
 from components.registry.settings import GateSettings, Settings
 from tests.registry.world import EVALUATION
 

@@ -42,7 +42,7 @@ def test_the_version_tells_a_reviewer_everything(registered: Path) -> None:
         run = client.get_run(str(version.run_id))
     assert "61.0 % prompt-correct images, the base 49.0 %" in card and len(card) <= 5000
     assert f"/get-artifact?path=review%2Fgrid.png&run_uuid={version.run_id}" in card
-    assert files == {"review/grid.png", "review/report.html", "review/model_card.md"}
+    assert {"review/grid.png", "review/report.html", "review/model_card.md"} < files
     assert run.data.tags["registered"] == f"{MODEL} version 1"
     names = {entry.dataset.name for entry in run.inputs.dataset_inputs}
     assert {"data/prompts", "data/preferences", "models/lora", "models/reward"} <= names
@@ -100,7 +100,7 @@ def test_the_same_lora_is_registered_once(project: Path) -> None:
     write_lora(project, seed=2)
     assert run_stage(project) == 0
     assert [version.aliases for version in versions(project, MODEL)] == [("challenger",), ()]
-    assert read_json(project / "reports/receipt.json")["version"] == 2
+    assert read_json(project / "reports/receipt.json")["lora"]["version"] == 2
     _decide(project)
 
 
@@ -223,7 +223,8 @@ def test_a_failed_gate_registers_nothing_and_the_run_says_why(
     write_evaluation(project, "win_rate", "interval", 0, value=0.41)
     assert run_stage(project) == 65
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "nothing is registered: win_rate_low is 0.41, demanded > 0.5" in last
+    refused = "the LoRA is not registered (tiny-reward version 1 is): "
+    assert f"{refused}win_rate_low is 0.41, demanded > 0.5" in last
     assert versions(project, MODEL) == [] and not (project / "reports/receipt.json").exists()
     with open_registry(project) as (client, experiment):
         (run,) = client.search_runs([experiment])

@@ -1,4 +1,5 @@
-"""A small project in a folder, as the stages before the registry leave it: tiny base, real LoRA."""
+"""A small project in a folder, as the stages before the registry leave it: tiny base, real LoRA,
+real reward model."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +22,11 @@ from components.contracts.stage import stage_main
 from components.contracts.tables import PROMPTS, write_table
 from components.diffusion import load_policy
 from components.registry.stage import run
+from components.rewards.model import RewardModel
 from components.tracking import open_tracker
+from components.tracking.environment import set_defaults
 from tests.support.tiny import tiny_base
+from tests.support.tiny_clip import tiny_clip
 from tests.support.tiny_consistency import tiny_consistency_base
 from tests.support.tiny_flow import tiny_flow_base
 
@@ -41,7 +47,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], BaseSettings]] = {
 PARAMS = """
 seed: 3
 compute: {device: cpu, threads: 1}
-registry: {model_name: tiny-lora}
+registry: {model_name: tiny-lora, reward: {model_name: tiny-reward}}
 """
 EVALUATION: dict[str, Any] = {
     "schema_version": 1,
@@ -66,12 +72,119 @@ EVALUATION: dict[str, Any] = {
         for name in ("colour", "count")
     },
 }
+REWARDS: dict[str, Any] = {
+    "schema_version": 2,
+    "architecture": "two_towers",
+    "accuracy": 0.742,
+    "accuracy_low": 0.71,
+    "accuracy_high": 0.772,
+    "pairs": 603,
+    "backbone_accuracy": 0.551,
+    "calibration_error": 0.031,
+    "train_pairs": 6138,
+    "test_pairs": 864,
+    "test_ties": 261,
+    "by_category": {
+        name: {"accuracy": 0.7, "accuracy_low": 0.62, "accuracy_high": 0.77, "pairs": 300}
+        for name in ("colour", "count")
+    },
+    "by_margin": [
+        {
+            "low": low,
+            "high": low + 0.5,
+            "accuracy": 0.55 + low / 4,
+            "accuracy_low": 0.5,
+            "accuracy_high": 0.95,
+            "pairs": 151,
+        }
+        for low in (0.0, 0.5, 1.0, 1.5)
+    ],
+    "calibration": [
+        {"predicted": place, "observed": place + 0.03, "count": 90}
+        for place in (0.05, 0.25, 0.45, 0.65, 0.85)
+    ],
+    "saturation": {"share": 0.041, "accuracy": 0.98},
+    "annotators": {
+        "Ann": {
+            "accuracy": 0.76,
+            "accuracy_low": 0.71,
+            "accuracy_high": 0.8,
+            "pairs": 310,
+            "reliability": 0.93,
+        },
+        "Bob": {
+            "accuracy": 0.66,
+            "accuracy_low": 0.6,
+            "accuracy_high": 0.71,
+            "pairs": 293,
+            "reliability": None,
+        },
+    },
+    "learning_curve": [
+        {
+            "prompts": prompts,
+            "judgements": 9 * prompts,
+            "accuracy": accuracy,
+            "accuracy_low": accuracy - 0.04,
+            "accuracy_high": accuracy + 0.04,
+            "pairs": 603,
+        }
+        for prompts, accuracy in ((50, 0.62), (100, 0.68), (200, 0.715), (400, 0.742))
+    ],
+    "ensemble": None,
+}
+AUDIT: dict[str, Any] = {
+    "passed": True,
+    "checks": {
+        "captured": {
+            "passed": True,
+            "figure": 0.41,
+            "limit": 0.25,
+            "at_most": False,
+            "sentence": "choosing the best of 6 by the reward gets 52 % [41, 63] of what the "
+            "judge's own choice gains",
+        },
+        "shortcut": {
+            "passed": True,
+            "figure": 0.37,
+            "limit": 1.0,
+            "at_most": True,
+            "sentence": "more saturation changes the reward by +0.37 [+0.30, +0.44]",
+        },
+    },
+    "best_of_n": {
+        "n": [1, 2, 3, 4, 5, 6],
+        "score": {
+            "picked": [0.4, 0.47, 0.51, 0.54, 0.56, 0.57],
+            "picked_low": [0.38, 0.45, 0.48, 0.51, 0.53, 0.54],
+            "picked_high": [0.42, 0.49, 0.54, 0.57, 0.59, 0.6],
+            "oracle": [0.4, 0.53, 0.6, 0.65, 0.68, 0.71],
+        },
+    },
+    "sensitivity": {
+        name: {"shortcut": value}
+        for name, value in (("more saturation", 0.37), ("sharper", 0.2), ("white border", 0.05))
+    },
+}
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+
+
+@cache
+def empty_store() -> bytes:
+    """A tracking store without an experiment: making its tables takes longer than the stage."""
+    set_defaults()
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.db"
+        MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
+        return path.read_bytes()
 
 
 def build_project(root: Path, family: str = "unet") -> Path:
     """Write everything that the stage reads."""
     root.mkdir(parents=True, exist_ok=True)
+    write_bytes(root / "mlflow.db", empty_store())
     write_base, base = FAMILIES[family]
     write_base(root / "base")
     write_text(root / "params.yaml", f"{PARAMS}base: {base.model_dump_json()}\n")
@@ -87,7 +200,10 @@ def build_project(root: Path, family: str = "unet") -> Path:
     )
     write_table(root / "data/prompts/test.parquet", rows, PROMPTS)
     write_text(root / "data/preferences/pairs.txt", "pairs")
-    write_text(root / "models/reward/config.json", "{}")
+    write_reward(root)
+    write_rewards(root)
+    write_json(root / "reports/rewards_audit.json", AUDIT)
+    write_text(root / "reports/rewards_audit.html", "<p>audit</p>")
     picture = torch.randint(0, 256, (3, 120, 200), generator=torch.Generator().manual_seed(0))
     write_bytes(root / "reports/grid.png", encode_png(picture.byte()))
     write_text(root / "reports/report.html", "<p>report</p>")
@@ -100,13 +216,30 @@ def build_project(root: Path, family: str = "unet") -> Path:
 
 def write_evaluation(root: Path, *path: str | int, value: Any = None) -> None:
     """Write the report, with the figure at `path` replaced."""
-    report: Any = copy.deepcopy(EVALUATION)
-    here = report
+    write_json(root / "reports/evaluation.json", changed(EVALUATION, *path, value=value))
+
+
+def write_rewards(root: Path, *path: str | int, value: Any = None) -> None:
+    """Write the reward model's report, likewise."""
+    write_json(root / "reports/rewards.json", changed(REWARDS, *path, value=value))
+
+
+def changed(report: dict[str, Any], *path: str | int, value: Any = None) -> dict[str, Any]:
+    """A copy with the figure at `path` replaced."""
+    copied: Any = copy.deepcopy(report)
+    here = copied
     for step in path[:-1]:
         here = here[step]
     if path:
         here[path[-1]] = value
-    write_json(root / "reports/evaluation.json", report)
+    return copied  # type: ignore[no-any-return]
+
+
+def write_reward(root: Path, seed: int = 1) -> None:
+    """A reward model of random weights, as the stage `rewards` leaves it."""
+    model = RewardModel.from_clip(tiny_clip(root / ".work/clip", seed))
+    model.mean, model.std = 0.5, 2.0
+    model.save(root / "models/reward")
 
 
 def write_lora(root: Path, base: BaseSettings = FAMILIES["unet"][1], seed: int = 1) -> None:

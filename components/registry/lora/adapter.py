@@ -3,25 +3,20 @@ sane."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.contracts.artifacts import read_json, read_safetensors
 from components.contracts.errors import DataError
-from components.registry.gates import Gate
+from components.registry.gates import Gate, at_most
+from components.registry.safetensors_file import FLOATS, Header, read_header
 from components.registry.settings import GateSettings
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 INFO = "adapter.json"
-FLOATS = ("BF16", "F16", "F32")
-MAX_HEADER = 10_000_000
 # The prefix is what makes plain diffusers find the layer: without it the file loads, without an
 # error, as a LoRA of nothing.
 _KEY = re.compile(r"(?P<network>\w+)\.[\w.]+?\.(lora\.(down|up)|lora_(A|B))\.weight", re.ASCII)
@@ -29,14 +24,10 @@ _KEY = re.compile(r"(?P<network>\w+)\.[\w.]+?\.(lora\.(down|up)|lora_(A|B))\.wei
 
 @dataclass(frozen=True)
 class Adapter:
-    """The header of a LoRA file."""
+    """A LoRA file."""
 
-    path: Path
-    sha256: str
-    num_bytes: int
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
-    """Type and shape by key."""
-    metadata: dict[str, Any]
+    header: Header
+    settings: dict[str, Any]
     """The adapter's settings that diffusers keeps inside the file: rank and alpha, by component."""
     info: dict[str, Any]
     """`adapter.json`, which finetuning wrote beside the file."""
@@ -48,29 +39,12 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         DataError: the file is missing, truncated, or no safetensors file.
     """
-    path = folder / WEIGHTS
+    header = read_header(folder / WEIGHTS)
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        metadata = header.pop("__metadata__", {})
-        tensors = {key: (entry["dtype"], tuple(entry["shape"])) for key, entry in header.items()}
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if path.stat().st_size != end:
-            raise ValueError(f"{path.stat().st_size} bytes of {end}")
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except FileNotFoundError:
-        raise DataError("no such file", file=path) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"is truncated or not a safetensors file ({error})", file=path, allowed=WEIGHTS
-        ) from None
-    info = read_json(folder / INFO)
-    return Adapter(path, sha256, path.stat().st_size, tensors, settings, info)
+        settings = json.loads(header.metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as error:
+        raise DataError(f"lora_adapter_metadata is not json ({error})", file=header.path) from None
+    return Adapter(header, settings, read_json(folder / INFO))
 
 
 def file_gates(adapter: Adapter, limits: GateSettings, network: str) -> list[Gate]:
@@ -81,24 +55,18 @@ def file_gates(adapter: Adapter, limits: GateSettings, network: str) -> list[Gat
         limits: of its size and rank.
         network: the prefix of keys that the base's pipeline looks for, `unet` or `transformer`.
     """
-    shapes = adapter.tensors
-    megabytes = round(adapter.num_bytes / 1e6, 3)
+    shapes = adapter.header.tensors
+    megabytes = round(adapter.header.num_bytes / 1e6, 3)
     types = sorted({dtype for dtype, _ in shapes.values()})
     found = {key: _KEY.fullmatch(key) for key in shapes}
     strange = sorted(k for k, match in found.items() if not match or match["network"] != network)
     lonely = sorted(key for key in shapes if key not in strange and _other(key) not in shapes)
     ranks = [shape[0] for key, (_, shape) in shapes.items() if _is_down(key) and shape]
     rank = max(ranks, default=0)
-    alphas = {value for key, value in adapter.metadata.items() if key.endswith("lora_alpha")}
+    alphas = {value for key, value in adapter.settings.items() if key.endswith("lora_alpha")}
     demanded = adapter.info.get("alpha")
     return [
-        Gate(
-            "lora_megabytes",
-            megabytes,
-            f"≤ {limits.max_megabytes:g}",
-            megabytes <= limits.max_megabytes,
-            "size of the LoRA file",
-        ),
+        at_most("lora_megabytes", megabytes, limits.max_megabytes, "size of the LoRA file"),
         Gate(
             "lora_types",
             " ".join(types) or "none",
@@ -132,8 +100,8 @@ def file_gates(adapter: Adapter, limits: GateSettings, network: str) -> list[Gat
 
 def number_gates(adapter: Adapter) -> list[Gate]:
     """The gates on the numbers themselves; the file is read whole."""
-    tensors = read_safetensors(adapter.path)
-    broken = sorted(key for key, tensor in tensors.items() if not _finite(tensor))
+    tensors = read_safetensors(adapter.header.path)
+    broken = sorted(key for key, tensor in tensors.items() if not bool(tensor.isfinite().all()))
     moved = sum(bool(tensor.any()) for key, tensor in tensors.items() if not _is_down(key))
     return [
         Gate(
@@ -151,10 +119,6 @@ def number_gates(adapter: Adapter) -> list[Gate]:
             "layers whose second factor is not zero: else the LoRA changes nothing",
         ),
     ]
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    return bool(tensor.isfinite().all())
 
 
 def _is_down(key: str) -> bool:
