@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from components.rewards.model import RewardModel
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
@@ -49,6 +48,8 @@ from components.contracts.errors import GuardError
 from components.contracts.settings import ComputeSettings
 from components.contracts.stage import git_revision
 from components.miniature.scenes import caption, render, sample_scene
+from components.rewards.backbones import RewardModel
+from components.rewards.backbones.two_towers import TwoTowers
 from components.rewards.scorers.checked import CheckedScorer
 from components.rewards.scorers.model import ModelScorer
 
@@ -81,8 +82,8 @@ class Case:
         model = self.model
         pixels = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
-            image = model.image_features(pixels.to(model.device))
-            text = model.text_features(model.tokenize(prompts))
+            image = model.image_states(pixels.to(model.device))
+            text = model.text_states(model.tokenize(prompts))
             return (image * text).sum(-1)
 
 
@@ -236,7 +237,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def miniature(device: torch.device, count: int) -> Case:
     """The miniature's CLIP, pictures of 64 pixels: nothing is resized."""
-    model = RewardModel.from_clip(MINIATURE_CLIP)
+    model = TwoTowers.open(Path(MINIATURE_CLIP), torch.Generator())
     return _case("miniature_clip", model, device, *scenes(count, 1))
 
 
@@ -252,7 +253,7 @@ def vit_b_32(device: torch.device, count: int) -> Case:
         clip = CLIPModel(CLIPConfig(text_config=ends, **ends))
     clip.eval()
     processor = CLIPImageProcessorPil().to_dict()
-    model = RewardModel(clip, tokenizer, processor, "ViT-B/32")
+    model = TwoTowers(clip, tokenizer, processor, "ViT-B/32")
     return _case("clip_vit_b_32", model, device, *scenes(count, 8))
 
 
@@ -277,7 +278,7 @@ def _case(
     name: str, model: RewardModel, device: torch.device, images: Tensor, prompts: list[str]
 ) -> Case:
     model = model.to(device).eval().requires_grad_(False)
-    processor = CLIPImageProcessorPil(**model.preprocessing)
+    processor = CLIPImageProcessorPil(**model.processor)
     return Case(name, model, processor, images.to(device), prompts)
 
 

@@ -22,7 +22,7 @@ from components.contracts.stage import stage_main
 from components.contracts.tables import PROMPTS, write_table
 from components.diffusion import load_policy
 from components.registry.stage import run
-from components.rewards.model import RewardModel
+from components.rewards.backbones.two_towers import TwoTowers
 from components.tracking import open_tracker
 from components.tracking.environment import set_defaults
 from tests.support.tiny import tiny_base
@@ -237,7 +237,7 @@ def changed(report: dict[str, Any], *path: str | int, value: Any = None) -> dict
 
 def write_reward(root: Path, seed: int = 1) -> None:
     """A reward model of random weights, as the stage `rewards` leaves it."""
-    model = RewardModel.from_clip(tiny_clip(root / ".work/clip", seed))
+    model = TwoTowers.open(tiny_clip(root / ".work/clip", seed), torch.Generator())
     model.mean, model.std = 0.5, 2.0
     model.save(root / "models/reward")
 
