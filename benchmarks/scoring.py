@@ -48,7 +48,6 @@ from components.contracts.errors import GuardError
 from components.contracts.settings import ComputeSettings
 from components.contracts.stage import git_revision
 from components.miniature.scenes import caption, render, sample_scene
-from components.rewards.backbones import RewardModel
 from components.rewards.backbones.two_towers import TwoTowers
 from components.rewards.scorers.checked import CheckedScorer
 from components.rewards.scorers.model import ModelScorer
@@ -72,7 +71,7 @@ class Case:
     """A model, and pictures of the size that it is asked to score."""
 
     name: str
-    model: RewardModel
+    model: TwoTowers
     processor: Any
     images: UInt8[Tensor, "b 3 h w"]
     prompts: Sequence[str]
@@ -84,7 +83,7 @@ class Case:
         with torch.no_grad():
             image = model.image_states(pixels.to(model.device))
             text = model.text_states(model.tokenize(prompts))
-            return (image * text).sum(-1)
+            return model.score(image, text) / model.clip.logit_scale.exp()
 
 
 def main() -> int:
@@ -275,7 +274,7 @@ def scenes(count: int, factor: int) -> tuple[UInt8[Tensor, "b 3 h w"], list[str]
 
 
 def _case(
-    name: str, model: RewardModel, device: torch.device, images: Tensor, prompts: list[str]
+    name: str, model: TwoTowers, device: torch.device, images: Tensor, prompts: list[str]
 ) -> Case:
     model = model.to(device).eval().requires_grad_(False)
     processor = CLIPImageProcessorPil(**model.processor)
