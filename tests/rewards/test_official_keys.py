@@ -6,6 +6,7 @@ are built without memory for their parameters.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from components.rewards.scorers import aesthetic, hps_v2, hps_v3_network, image_reward
 from components.rewards.scorers.checkpoints import Source, published_shapes, unallocated
-from tests.rewards.tiny_networks import published
+from tests.rewards.tiny_networks import KEYS, published
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[str], Source], tuple[str, ...]]] = {
     "hps_v2": (
@@ -75,6 +76,65 @@ def test_no_weight_takes_memory_before_its_file_is_read(network: Any) -> None:
     _, module, _, _ = network
     assert {tensor.device.type for tensor in module.parameters()} == {"meta"}
     assert {tensor.device.type for tensor in module.buffers()} <= {"cpu"}
+
+
+LAYERS: dict[str, dict[str, Callable[[Any], tuple[Any, Any, Any]]]] = {
+    "hps_v2": {
+        "vision": lambda m: _clip_layer(m.vision_model),
+        "text": lambda m: _clip_layer(m.text_model),
+    },
+    "image_reward": {
+        "vision": lambda m: _blip_layer(m.vision.encoder.layers[0]),
+        "text": lambda m: _bert_layer(m.text.encoder.layer[0]),
+    },
+    "hps_v3": {
+        "vision": lambda m: _sight_layer(m.qwen.visual.blocks[0]),
+        "text": lambda m: _qwen_layer(m.qwen.language_model.layers[0]),
+    },
+}
+"""Of each tower: heads, epsilon of the norms, and activation, from its first layer."""
+
+
+def _clip_layer(tower: Any) -> tuple[Any, Any, Any]:
+    layer = tower.encoder.layers[0]
+    return layer.self_attn.num_heads, layer.layer_norm1.eps, layer.mlp.activation_fn
+
+
+def _blip_layer(layer: Any) -> tuple[Any, Any, Any]:
+    return layer.self_attn.num_heads, layer.layer_norm1.eps, layer.mlp.activation_fn
+
+
+def _bert_layer(layer: Any) -> tuple[Any, Any, Any]:
+    heads = {part.self.num_attention_heads for part in (layer.attention, layer.crossattention)}
+    return heads.pop(), layer.output.LayerNorm.eps, layer.intermediate.intermediate_act_fn
+
+
+def _sight_layer(layer: Any) -> tuple[Any, Any, Any]:
+    return layer.attn.num_heads, layer.norm1.eps, layer.mlp.act
+
+
+def _qwen_layer(layer: Any) -> tuple[Any, Any, Any]:
+    attention = layer.self_attn
+    heads = attention.config.num_attention_heads
+    assert attention.head_dim * heads == attention.config.hidden_size
+    return heads, layer.input_layernorm.variance_epsilon, layer.mlp.act_fn
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_no_shape_tells_is_as_published_too(name: str) -> None:
+    with unallocated():
+        module: Any = NETWORKS[name][0]()
+    facts = json.loads((KEYS / f"{name}.json").read_text())["beyond_shapes"]
+    assert facts.keys() == {"vision", "text"}
+    for tower, found in LAYERS[name].items():
+        heads, eps, activation = found(module)
+        assert (heads, eps) == (facts[tower]["heads"], facts[tower]["norm_eps"])
+        assert float(activation(torch.tensor(1.0))) == pytest.approx(
+            facts[tower]["activation_of_1"], abs=1e-6
+        )
+    if "rope_theta" in facts["text"]:
+        rope = module.qwen.config.text_config.rope_parameters
+        assert rope["rope_theta"] == facts["text"]["rope_theta"]
 
 
 @pytest.mark.parametrize(

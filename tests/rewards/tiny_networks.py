@@ -34,25 +34,25 @@ KEYS = Path(__file__).with_name("keys")
 
 OPEN_CLIP: dict[str, Any] = {
     "projection_dim": 24,
-    "text_config": {
+    "text_config": hps_v2.ARCHITECTURE["text_config"]
+    | {
         "hidden_size": 32,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "hidden_act": "gelu",
         "vocab_size": 54,
         "max_position_embeddings": 12,
         "bos_token_id": 52,
         "eos_token_id": 53,
     },
-    "vision_config": {
+    "vision_config": hps_v2.ARCHITECTURE["vision_config"]
+    | {
         "hidden_size": 40,
         "intermediate_size": 160,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "patch_size": 8,
         "image_size": 32,
-        "hidden_act": "gelu",
     },
 }
 """For the tokenizer of `tiny_clip`."""
@@ -74,20 +74,17 @@ BLIP_TEXT = image_reward.TEXT | {
     "max_position_embeddings": 40,
 }
 """For the tokenizer of `tiny_bert`."""
+LANGUAGE = hps_v3_network.ARCHITECTURE["text_config"]
 QWEN: dict[str, Any] = {
-    "text_config": {
+    "text_config": LANGUAGE
+    | {
         "vocab_size": 271,
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1000000.0,
-            "mrope_section": [1, 1, 2],
-        },
+        "rope_parameters": LANGUAGE["rope_parameters"] | {"mrope_section": [1, 1, 2]},
     },
     "vision_config": hps_v3_network.ARCHITECTURE["vision_config"]
     | {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},

@@ -23,7 +23,7 @@ from components.rewards.scorers.settings import PickScoreSettings
 
 
 class PickScorer:
-    """About 16 to 26 for the published weights, whose exp(T) is about 100."""
+    """About 20 for the published weights, whose exp(T) is about 100."""
 
     differentiable = True
 
