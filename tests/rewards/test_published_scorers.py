@@ -14,15 +14,14 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from components.contracts.protocols import Scorer
 from components.contracts.settings import ComputeSettings
-from components.rewards.scorers import build_scorer, clip_towers, hps_v3
-from components.rewards.scorers.settings import (
+from components.rewards.scorers import ScorerSettings, build_scorer, clip_towers, hps_v3
+from components.rewards.scorers.published_settings import (
     AestheticSettings,
     ClipScoreSettings,
     HpsV2Settings,
     HpsV3Settings,
     ImageRewardSettings,
     PickScoreSettings,
-    ScorerSettings,
 )
 from tests.rewards.tiny_networks import shrink, write_official
 from tests.support.given_numbers import pictures
