@@ -105,6 +105,25 @@ def promote(
     _console().print(f"[green]✓[/] {name} version {version} is the champion, approved by {by}")
 
 
+@app.command("serve-reward")
+def serve_reward(
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8900,
+    host: Annotated[str, typer.Option(help="Other than this machine needs a token.")] = "127.0.0.1",
+    scorer: Annotated[
+        Path | None, typer.Option(help="A file with a block reward; else that of params.yaml.")
+    ] = None,
+) -> None:
+    """Serve the reward of fine-tuning over HTTP, for runs with reward {name: remote}."""
+    from components.rewards.serve import main as serve
+
+    # A plug of one's own lies in the project's folder, as it does for `python -m`.
+    sys.path.insert(0, str(Path.cwd()))
+    chosen = ["--scorer", str(scorer)] if scorer else []
+    status = serve(["--port", str(port), "--host", host, *chosen])
+    if status:
+        raise typer.Exit(status)
+
+
 def main() -> None:
     """Entry point: one clear line for an error, and the exit status of what failed."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

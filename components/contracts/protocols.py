@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
 class SeveralScorers(Scorer, Protocol):
     """Several rewards at once; `score` is the weighted sum of the parts as they are."""
 

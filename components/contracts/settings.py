@@ -117,7 +117,7 @@ def load_run(path: Path) -> RunSettings:
     content = read_params(path)
     _refuse_unknown_blocks(content, path)
     shared = {key: content[key] for key in RunSettings.model_fields if key in content}
-    return _validate(RunSettings, shared, path, content, ())
+    return validate_block(RunSettings, shared, path, content, ())
 
 
 def load_block(path: Path, name: str, model: type[Model]) -> Model:
@@ -126,7 +126,7 @@ def load_block(path: Path, name: str, model: type[Model]) -> Model:
     _refuse_unknown_blocks(content, path)
     if name not in content:
         raise SettingsError(f"block '{name}' is missing", file=path)
-    settings = _validate(model, content[name], path, content, (name,))
+    settings = validate_block(model, content[name], path, content, (name,))
     # A room may refuse a combination of its own block with the shared ones.
     check_with = getattr(settings, "check_with", None)
     if check_with is not None:
@@ -161,9 +161,26 @@ def _refuse_unknown_blocks(content: Mapping[str, Any], path: Path) -> None:
             )
 
 
-def _validate(
-    model: type[Model], block: Any, path: Path, content: Mapping[str, Any], prefix: tuple[str, ...]
+def validate_block(
+    model: type[Model],
+    block: Any,
+    path: Path,
+    content: Mapping[str, Any] | None = None,
+    prefix: tuple[str, ...] = (),
 ) -> Model:
+    """`block` of the file at `path` as `model`.
+
+    Args:
+        model: what it must be.
+        block: a part of `content`, or all of it where that is None.
+        path: for messages.
+        content: of the whole file, with its line marks.
+        prefix: keys that lead to the block.
+
+    Raises:
+        SettingsError: unknown key, wrong type, out of range; with the line.
+    """
+    content = block if content is None else content
     # Validation goes through json: strict mode then still takes a list for a tuple, as YAML has no
     # tuples.
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from components.contracts.progress import track
 from components.contracts.protocols import Judge, Scorer
 from components.contracts.seeds import derive_seed
 from components.contracts.tables import PROMPTS, read_table
+from components.rewards.scorers.several import score_with_parts
 
 CHUNK = 64
 """Images that are judged and scored together; by contract no score depends on it."""
@@ -61,6 +62,11 @@ class Verdicts:
     score: Float[NDArray[np.float64], " n"]
     """The judge's score; higher is better."""
     reward: Float[NDArray[np.float64], " n"]
+    """Of several rewards the weighted sum, as they are."""
+    parts: Mapping[str, Float[NDArray[np.float64], " n"]] = field(
+        default_factory=dict, kw_only=True
+    )
+    """Of several rewards each one, by its label."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ def verdicts(
         QuarantinedData: the same of a reward.
     """
     correct, score, reward = [], [], []
+    parts: dict[str, list[Tensor]] = {}
     starts = range(0, len(images), CHUNK)
     for start in track(starts, f"judging the images of {whose}", len(starts)):
         part, prompts = images[start : start + CHUNK], texts[start : start + CHUNK]
@@ -142,11 +149,15 @@ def verdicts(
             score.append(judge.score(part, prompts))
         except ValueError as error:
             raise DataError(f"the judge cannot read these prompts ({error})") from None
-        reward.append(scorer.score(part, prompts))
+        scores, of_parts = score_with_parts(scorer, part, prompts)
+        reward.append(scores)
+        for label, values in of_parts.items():
+            parts.setdefault(label, []).append(values)
     return Verdicts(
         torch.cat(correct).cpu().numpy().astype(np.bool_),
         _finite(torch.cat(score), f"{whose}: the judge"),
         _numbers(torch.cat(reward)),
+        parts={label: _numbers(torch.cat(values)) for label, values in parts.items()},
     )
 
 
@@ -165,6 +176,7 @@ def measure(
         correct=found.correct,
         score=found.score,
         reward=found.reward,
+        parts=found.parts,
         brightness=_numbers(torch.cat([brightness(part) for part in parts])),
         saturation=_numbers(torch.cat([saturation(part) for part in parts])),
         diversity=diversity(images, torch.from_numpy(draws.prompt_of)),

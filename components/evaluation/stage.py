@@ -12,6 +12,7 @@ from components.contracts.plugins import build_plug
 from components.contracts.settings import PluginSettings
 from components.contracts.stage import StageContext, log_inputs
 from components.evaluation.settings import Settings
+from components.rewards.scorers.settings import trained_models
 
 if TYPE_CHECKING:
     from components.contracts.protocols import Judge
@@ -164,7 +165,10 @@ def _draw_and_measure(bench: Bench, draws: Draws) -> tuple[Measured, Measured]:
 
 def _inputs(settings: Settings, context: StageContext) -> dict[str, Path]:
     """What the figures hang on, by a name for the reader; a hub model has no folder here."""
-    reward = {"reward model": settings.reward.path} if settings.reward.name == "model" else {}
+    reward = {
+        "reward model" if number == 1 else f"reward model {number}": path
+        for number, path in enumerate(trained_models(settings.reward), 1)
+    }
     inputs = {"base": context.base.path, "prompts": PROMPTS, "LoRA": LORA, **reward}
     inputs |= {"curves": CURVES}
     inputs |= {f"{name} report": path for name, path in _earlier_reports(context.root).items()}

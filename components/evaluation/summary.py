@@ -54,6 +54,7 @@ def summarise(
         "verdict": _verdict(overall["difference"]["interval"]),
         "judge_error_rate": rounded(error_rate),
         **overall,
+        **_reward_parts(draws, base, lora, seed, resamples),
         "drift": {
             "diversity": [rounded(base.diversity), rounded(lora.diversity)],
             "diversity_ratio": _ratio(lora.diversity, base.diversity),
@@ -88,6 +89,8 @@ def flat_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
         "brightness_drift": drift["brightness"]["difference"],
         "saturation_drift": drift["saturation"]["difference"],
     }
+    for label, part in evaluation.get("reward_parts", {}).items():
+        metrics[f"reward_difference/{label}"] = part["difference"]
     for name, category in evaluation["by_category"].items():
         metrics[f"correct_base/{name}"] = category["base"]["correct"]
         metrics[f"correct_lora/{name}"] = category["lora"]["correct"]
@@ -149,6 +152,17 @@ def _model(
         "score": rounded(float(model.score[rows].mean())),
         "reward": rounded(float(model.reward[rows].mean())),
     }
+
+
+def _reward_parts(
+    draws: Draws, base: Measured, lora: Measured, seed: int, resamples: int
+) -> dict[str, Any]:
+    """Each of several rewards as it is; nothing where there is one."""
+    found = {
+        label: _drift(draws, part, lora.parts[label], seed, resamples)
+        for label, part in base.parts.items()
+    }
+    return {"reward_parts": found} if found else {}
 
 
 def _drift(

@@ -101,7 +101,7 @@ def _look_at_the_end(state: RunState, around: Surroundings) -> None:
 
 def _of_the_look(seen: Row) -> dict[str, float]:
     """What the curves tell of a look; other drift figures would mix with those of the round."""
-    told = {name: seen[name] for name in ("judge", "validation_reward") if name in seen}
+    told = {name: seen[name] for name in seen if name.startswith(("judge", "validation_reward"))}
     if "diversity" in seen:
         told["validation_diversity"] = seen["diversity"]
     return told

@@ -47,7 +47,8 @@ class Monitor:
 
     @torch.no_grad()
     def look(self) -> Row:
-        """`validation_reward`, drift figures, and `judge`: the share of correct images."""
+        """`validation_reward` (of several rewards their weighted sum, and each of them as
+        `validation_reward/<label>`), drift figures, and `judge`: the share of correct images."""
         places = self.prompts.first(self.settings.prompts_per_category)
         prompt = torch.tensor(places).repeat_interleave(self.settings.samples_per_prompt)
         texts = [self.prompts.prompts[place] for place in prompt.tolist()]
@@ -59,8 +60,12 @@ class Monitor:
             conditioning = self.policy.encode_prompts(texts[rows])
             parts.append(self.policy.decode(rollout(self.policy, conditioning, seeds[rows]).x0))
         images = torch.cat(parts)
-        reward = score(self.scorer, images, texts, size)
-        seen = {"validation_reward": float(reward.mean()), **drift_figures(images.cpu(), prompt)}
+        scored = score(self.scorer, images, texts, size)
+        seen = {
+            "validation_reward": float(scored.raw.mean()),
+            **{f"validation_{name}": value for name, value in scored.part_figures().items()},
+            **drift_figures(images.cpu(), prompt),
+        }
         if self.judge:
             verdicts = [
                 self.judge.correct(images[start : start + size], texts[start : start + size])

@@ -12,7 +12,7 @@ from components.contracts.stage import StageContext, log_inputs, write_manifest
 from components.finetuning.algorithms.preference_settings import PREFERENCES
 from components.finetuning.requirements import check_sampler
 from components.finetuning.settings import Settings
-from components.rewards.scorers.settings import ModelScorerSettings
+from components.rewards.scorers.settings import deciding, trained_models
 
 if TYPE_CHECKING:
     from components.finetuning.interfaces import MethodContext
@@ -56,8 +56,8 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
 
 def _log_inputs(settings: Settings, context: StageContext) -> dict[str, str]:
     inputs = {"train": TRAIN, "validation": VALIDATION}
-    if isinstance(settings.reward, ModelScorerSettings):
-        inputs["reward"] = Path(settings.reward.path)
+    for number, path in enumerate(trained_models(settings.reward), 1):
+        inputs["reward" if number == 1 else f"reward {number}"] = Path(path)
     if settings.method.reads_preferences:
         inputs["preferences"] = PREFERENCES
     return log_inputs(context, **inputs)
@@ -121,7 +121,8 @@ def _run_digest(
 
     here = Path(__file__).parent
     return run_digest(
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json") | {"reward": deciding(settings.reward)},
+        reward=str(getattr(parts.scorer, "identity", "")),
         base=context.base.model_dump(mode="json"),
         compute=context.compute.model_dump(mode="json"),
         seed=context.seed,
@@ -229,11 +230,15 @@ def _metrics(history: History, reached: list[str]) -> dict[str, float]:
         "lora_modules": float(len(reached)),
         "dropped_groups": _sum_over_rounds(history, "dropped_groups"),
     }
+    for name in sorted({name for row in history.rows for name in row if "flat_groups/" in name}):
+        metrics[name] = _sum_over_rounds(history, name)
     for rows, names in (
         (history.rows, ("reward", "kl", "clip_fraction", "implicit_acc")),
         (history.looks, ("judge", "validation_reward", "brightness", "saturation", "diversity")),
     ):
-        for name in names:
+        # Parts of several rewards stand beside the reward as `reward/<label>`.
+        parts = sorted({name for row in rows for name in row if name.split("/")[0] in names})
+        for name in dict.fromkeys((*names, *parts)):
             values = [row[name] for row in rows if name in row]
             if values:
                 metrics |= {f"{name}_first": values[0], f"{name}_last": values[-1]}

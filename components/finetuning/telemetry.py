@@ -22,7 +22,8 @@ class Telemetry:
 
     def log_row(self, row: Row) -> None:
         """A row from before this process started: no speed is known of it."""
-        measured = {name: row[name] for name in COLUMNS[1:] if name in row}
+        # Beside the columns of all methods, the parts of several rewards (`reward/<label>`).
+        measured = {name: row[name] for name in row if name in COLUMNS[1:] or "/" in name}
         self._tracker.log_metrics({**measured, **self._speed}, step=int(row["update"]))
         self._round, self._images = row["round"], row["images"]
 

@@ -40,5 +40,5 @@ def test_every_konomi_command_named_exists():
     from flows.cli import app
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
-    named = set(re.findall(r"`konomi ([a-z]+)", PAGE.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`konomi ([a-z][a-z-]+)", PAGE.read_text(encoding="utf-8")))
     assert named and named <= names

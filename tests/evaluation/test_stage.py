@@ -31,6 +31,32 @@ def evaluate() -> int:
     return stage_main("evaluation", run, open_tracker, [])
 
 
+def test_several_rewards_are_told_each_and_together(project: Path):
+    plugs = "tests.evaluation.plugs"
+    parts = [
+        {"label": "red", "scorer": {"name": "python", "callable": f"{plugs}:RednessReward"}},
+        {
+            "label": "light",
+            "weight": -2.0,
+            "scorer": {"name": "python", "callable": f"{plugs}:BrightnessJudge"},
+        },
+    ]
+    write_params(project, reward={"name": "several", "scorers": parts})
+    assert evaluate() == 0
+    evaluation = json.loads((project / "reports/evaluation.json").read_text())
+    found = evaluation["reward_parts"]
+    assert list(found) == ["red", "light"]
+    for model in ("base", "lora"):
+        together = found["red"][model] - 2 * found["light"][model]
+        assert evaluation[model]["reward"] == pytest.approx(together, abs=1e-5)
+    # The judge happens to be the second part, and says the same of it.
+    assert found["light"]["base"] == pytest.approx(evaluation["base"]["score"], abs=1e-5)
+    low, high = found["red"]["interval"]
+    assert low <= found["red"]["difference"] <= high
+    page = (project / "reports/report.html").read_text()
+    assert re.search(r"<dd>red \S+ to \S+</dd><dd>light \S+ to \S+</dd>", page)
+
+
 @pytest.fixture
 def flow_project(project: Path) -> Path:
     """The project with the miniature's flow for a base, and a LoRA of it."""

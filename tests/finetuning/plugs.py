@@ -24,6 +24,11 @@ class Redness:
         return self.score(images, prompts) > 5
 
 
+def greenness(images: Tensor, prompts: Sequence[str], *, scale: float = 1.0) -> Tensor:
+    """Mean of the green channel, 0 to `scale`, as a plain function."""
+    return scale * as_float(images)[:, 1].mean(dim=(1, 2))
+
+
 class Constant(Redness):
     """The same for all images."""
 

@@ -50,8 +50,9 @@ def seen(experience):
     honest = rounds.reward
 
     def reward(drawn, generator):
-        found.append((drawn, honest(drawn, generator)))
-        return found[-1][1]
+        scored = honest(drawn, generator)
+        found.append((drawn, scored.reward))
+        return scored
 
     rounds.reward = reward
     return found

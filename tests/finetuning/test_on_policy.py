@@ -30,6 +30,7 @@ from components.finetuning.experience.on_policy import (
     random_fraction,
     random_steps,
 )
+from components.finetuning.experience.scoring import Scored
 from components.finetuning.requirements import check
 from components.finetuning.settings import Settings
 from tests.finetuning.conftest import METHODS, block
@@ -255,9 +256,10 @@ def test_pieces_can_be_handed_in(build, policy):
     start = torch.zeros(4, *policy.latent_shape)
     seen = []
 
-    def reward(drawn: Drawn, generator: torch.Generator) -> torch.Tensor:
+    def reward(drawn: Drawn, generator: torch.Generator) -> Scored:
         seen.append(drawn)
-        return torch.tensor([1.0, 2.0, 3.0, 5.0])
+        values = torch.tensor([1.0, 2.0, 3.0, 5.0])
+        return Scored(values, values)
 
     experience = OnPolicy(
         settings,

@@ -17,6 +17,7 @@ from components.diffusion import predict_with_gradient, rollout
 from components.finetuning.algorithms.denoising import denoising_error
 from components.finetuning.algorithms.sampling_gradient import reward_metrics, reward_of_latents
 from components.finetuning.batches import LabelledSamples, Prompts
+from components.finetuning.experience.scoring import Scored
 from components.finetuning.settings import Settings
 from tests.finetuning.conftest import METHODS, outs
 from tests.finetuning.plugs import Broken, Constant, Redness
@@ -220,7 +221,8 @@ def test_refl_alternates_with_samples_of_the_pretrained_model(build: Any, policy
 
 
 def test_figures_of_rewards_carry_no_graph() -> None:
-    figures = reward_metrics(torch.tensor([1.0, 3.0], requires_grad=True))
+    reward = torch.tensor([1.0, 3.0], requires_grad=True)
+    figures = reward_metrics(Scored(reward, reward.detach()))
     assert {name: float(value) for name, value in figures.items()} == {
         "reward": 2.0,
         "reward_std": 1.0,
@@ -240,7 +242,7 @@ def test_refl_scores_what_a_random_step_foretells(build: Any, policy: Any, draw_
         x0 = predict_with_gradient(
             policy, batch.conditioning, batch.seeds, step, checkpointing=False
         )
-        reward = reward_of_latents(policy, Redness(), x0, batch.texts, checkpointing=False)
+        reward = reward_of_latents(policy, Redness(), x0, batch.texts, checkpointing=False).reward
     target = float(reward.median())
     made = build(method | {"target": target})
     output = made.algorithm.loss(policy, batch, torch_generator(2, "loss"))

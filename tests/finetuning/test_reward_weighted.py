@@ -104,6 +104,8 @@ def test_the_second_term_is_restored_with_the_samples(build: Any, policy: Any) -
         "prompt",
         "reward",
         "factor",
+        "figure.reward",
+        "figure.reward_std",
         "pretraining.x0",
         "pretraining.prompt",
     }

@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
 def test_help_answers_at_once_and_names_every_command(project: Path) -> None:
     found = konomi(project, "--help")
     assert found.returncode == 0
-    for command in ("demo", "run", "check", "status", "report", "promote"):
+    for command in ("demo", "run", "check", "status", "report", "promote", "serve-reward"):
         assert f" {command} " in found.stdout
     # The second is of the processor: on a busy machine the clock measures the others.
     used = (
@@ -40,7 +40,9 @@ def test_help_answers_at_once_and_names_every_command(project: Path) -> None:
     assert heavy == "[]"
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "check", "status", "report", "promote"])
+@pytest.mark.parametrize(
+    "command", ["demo", "run", "check", "status", "report", "promote", "serve-reward"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main([command, "--help"], debug=False) == 0
     assert f"Usage: konomi {command}" in capsys.readouterr().out
@@ -134,3 +136,15 @@ def test_a_failed_stage_then_a_whole_run_then_nothing_to_do(project: Path, serve
     assert status.returncode == 0, status.stderr
     assert status.stdout.count("up to date") == 2
     assert "waits" in status.stdout or "changed" in status.stdout
+
+
+def test_a_reward_that_cannot_be_served_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "scorer.yaml").write_text("reward: {name: remote, url: 'http://127.0.0.1:9'}")
+    asked = ["serve-reward", "--port", "0", "--scorer", "scorer.yaml"]
+    assert _main(asked, debug=False) == 2
+    line = one_line(capsys.readouterr().err)
+    assert line.startswith("error: serve-reward: scorer.yaml: the reward is remote, at http://127")

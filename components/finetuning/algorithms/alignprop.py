@@ -200,12 +200,13 @@ class AlignProp:
             cut="output",
             checkpointing=settings.checkpointing,
         )
-        reward = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        scored = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        reward = scored.reward
         if settings.loss == "margin":
             loss = margin_loss(reward, settings.target)
         else:
             loss = negative_reward(reward)
-        metrics = {**reward_metrics(reward), "grad_steps": kept.sum(1).float().mean()}
+        metrics = {**reward_metrics(scored), "grad_steps": kept.sum(1).float().mean()}
         return LossOutput(settings.reward_weight * loss, metrics)
 
     def kept(self, count: int, num_steps: int, generator: torch.Generator) -> torch.Tensor:

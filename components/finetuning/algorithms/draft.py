@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from components.contracts.protocols import Scorer
     from components.diffusion import Policy
     from components.finetuning.batches import Prompts
+    from components.finetuning.experience.scoring import Scored
     from components.finetuning.interfaces import LossOutput, Method, MethodContext
 
 
@@ -129,8 +130,8 @@ class DRaFT:
                 cut="latent",
                 checkpointing=settings.checkpointing,
             )
-            reward = self._reward(policy, batch, x0)
-        metrics = reward_metrics(reward)
+            scored = self._scored(policy, batch, x0)
+        reward, metrics = scored.reward, reward_metrics(scored)
         if lowered is None:
             return LossOutput(negative_reward(reward), metrics)
         copies = self._copies(policy, batch, x0, lowered.copies, generator)
@@ -160,8 +161,8 @@ class DRaFT:
                 torch.randn(x0.shape, generator=generator).to(x0.device),
                 checkpointing=self.settings.checkpointing,
             )
-            rewards.append(self._reward(policy, batch, again))
+            rewards.append(self._scored(policy, batch, again).reward)
         return torch.cat(rewards)
 
-    def _reward(self, policy: Policy, batch: Prompts, x0: torch.Tensor) -> torch.Tensor:
+    def _scored(self, policy: Policy, batch: Prompts, x0: torch.Tensor) -> Scored:
         return reward_of_latents(policy, self.scorer, x0, batch.texts, self.settings.checkpointing)

@@ -197,9 +197,10 @@ class ReFL:
             step,
             checkpointing=settings.checkpointing,
         )
-        reward = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        scored = reward_of_latents(policy, self.scorer, x0, batch.texts, settings.checkpointing)
+        reward = scored.reward
         metrics = {
-            **reward_metrics(reward),
+            **reward_metrics(scored),
             "reached_target": (reward >= settings.target).float().mean(),
         }
         return LossOutput(settings.reward_weight * hinge_loss(reward, settings.target), metrics)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from components.contracts.protocols import Scorer
     from components.diffusion import Policy
+    from components.finetuning.experience.scoring import Scored
 
 
 class SamplingGradientSettings(OptimizerSettings):
@@ -42,11 +43,12 @@ def reward_of_latents(
     x0: torch.Tensor,
     texts: Sequence[str],
     checkpointing: bool,
-) -> torch.Tensor:
+) -> Scored:
     """Rewards [b] of clean latents [b c h w], with their graph.
 
     Raises:
         QuarantinedData, GuardError: rewards that must not be trained on.
+        SettingsError: several rewards, and a single image.
     """
     from components.diffusion import pixels_with_gradient
     from components.finetuning.experience.scoring import score_with_gradient
@@ -55,7 +57,8 @@ def reward_of_latents(
     return score_with_gradient(scorer, pixels, texts)
 
 
-def reward_metrics(reward: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Mean and standard deviation of the rewards [b] of a micro-batch, detached."""
-    reward = reward.detach()
-    return {"reward": reward.mean(), "reward_std": reward.std(correction=0)}
+def reward_metrics(scored: Scored) -> dict[str, torch.Tensor]:
+    """Mean and standard deviation of the rewards of a micro-batch, and its parts, detached."""
+    import torch
+
+    return {name: torch.tensor(value) for name, value in scored.figures().items()}

@@ -14,7 +14,7 @@ from components.contracts.progress import progress
 from components.diffusion import Conditioning, Policy, Sampler, rollout
 from components.diffusion.policy import Adapter
 from components.finetuning.drift import drift_figures
-from components.finetuning.experience.scoring import score
+from components.finetuning.experience.scoring import Scored, score_to_learn
 from components.finetuning.interfaces import MethodContext
 
 
@@ -103,15 +103,11 @@ def draw(
     return Drawn(latents, log_probs, images, prompt, group, texts, joined)
 
 
-def reward_of(context: MethodContext, drawn: Drawn) -> Float[Tensor, " n"]:
+def reward_of(context: MethodContext, drawn: Drawn) -> Scored:
     """The context's reward of each image, checked.
 
     Raises:
         QuarantinedData, GuardError: rewards that must not be trained on.
+        SettingsError: several rewards, and one image of every prompt.
     """
-    return score(context.scorer, drawn.images, drawn.texts, context.batch_size)
-
-
-def reward_figures(reward: Float[Tensor, " n"]) -> dict[str, float]:
-    """Mean and standard deviation of a round's rewards, for the curves."""
-    return {"reward": float(reward.mean()), "reward_std": float(reward.std(correction=0))}
+    return score_to_learn(context.scorer, drawn.images, drawn.texts, context.batch_size)

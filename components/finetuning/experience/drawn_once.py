@@ -20,12 +20,11 @@ from torch import Tensor
 from components.contracts.errors import GuardError
 from components.diffusion import Conditioning, Policy
 from components.finetuning.batches import LabelledSamples
-from components.finetuning.experience.drawing import reward_figures
 from components.finetuning.experience.reference_samples import (
     ReferenceSamples,
     draw_from_reference,
 )
-from components.finetuning.experience.scoring import score
+from components.finetuning.experience.scoring import restored, score_to_learn, stored
 from components.finetuning.interfaces import MethodContext, Round
 
 Weigh = Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]
@@ -89,8 +88,8 @@ class DrawnOnce:
         self.pretraining = pretraining
         self.text: Conditioning = context.policy.encode_prompts(context.prompts.prompts)
         self.samples: dict[str, Tensor] = {}
-        """`x0` [n c h w], `prompt` [n], `reward` [n] (as scored) and, where one is wanted, `factor`
-        [n], once drawn."""
+        """`x0` [n c h w], `prompt` [n], `reward` [n], where one is wanted `factor` [n], and the
+        figures of the rewards, once drawn."""
 
     def collect(self, policy: Policy, generator: torch.Generator) -> Round[LabelledSamples]:
         """Batches drawn without replacement within an update.
@@ -106,7 +105,7 @@ class DrawnOnce:
             if self.pretraining is not None:
                 self.pretraining.draw(policy, generator)
                 num_drawn += len(self.pretraining)
-        metrics = reward_figures(self.samples["reward"])
+        metrics = restored(self.samples)
         if "factor" in self.samples:
             metrics["factor"] = float(self.samples["factor"].mean())
         return Round(self._updates(generator), num_drawn, metrics)
@@ -138,8 +137,9 @@ class DrawnOnce:
         )
         places = prompt.tolist()
         texts = [context.prompts.prompts[place] for place in places]
-        reward = score(context.scorer, images, texts, context.batch_size)
-        samples = {"x0": x0, "prompt": prompt, "reward": reward}
+        scored = score_to_learn(context.scorer, images, texts, context.batch_size)
+        reward = scored.reward
+        samples = {"x0": x0, "prompt": prompt, "reward": reward, **stored(scored.figures())}
         if self.factor:
             samples["factor"] = self.factor(images, places, reward, generator)
         return samples

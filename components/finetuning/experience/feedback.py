@@ -15,10 +15,12 @@ from components.contracts.errors import SettingsError
 from components.contracts.protocols import Feedback
 from components.diffusion import Policy
 from components.finetuning.batches import Transitions
-from components.finetuning.experience.drawing import Drawn, reward_figures
+from components.finetuning.experience.drawing import Drawn
+from components.finetuning.experience.labelling import RewardLabeller
 from components.finetuning.experience.on_policy import OnPolicy, random_steps
 from components.finetuning.experience.relabelling import RelabelledRounds
 from components.finetuning.experience.representation import Labelled, Representation
+from components.finetuning.experience.scoring import Scored, reward_figures
 from components.finetuning.guards import check_rewards
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.labels import build_labeller
@@ -201,7 +203,7 @@ class FeedbackRounds:
             starts.append(fresh if near is None else mixed_noise(near, fresh, settings.fresh_noise))
         return torch.cat(starts)
 
-    def _reward(self, drawn: Drawn, generator: torch.Generator) -> Float[Tensor, " n"]:
+    def _reward(self, drawn: Drawn, generator: torch.Generator) -> Scored:
         """Labels, the encoder's training, and its verdict; 0 where a prompt has no best image."""
         feedback, before = self._asked(drawn, generator)
         old = self.liked.known.clone(), self.liked.best_noise.clone()
@@ -231,7 +233,9 @@ class FeedbackRounds:
             **({} if loss is None else {"encoder_loss": loss}),
             "replayed_images": float(sum(len(kept.images) for kept in self.replay.rounds)),
         }
-        return reward
+        if isinstance(self.labeller, RewardLabeller) and self.labeller.scored:
+            self.figures |= self.labeller.scored.part_figures()
+        return Scored(reward, reward)
 
     def _asked(
         self, drawn: Drawn, generator: torch.Generator

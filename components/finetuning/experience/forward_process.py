@@ -21,7 +21,7 @@ from components.finetuning.algorithms.forward_process import (
     SnapshotDecay,
 )
 from components.finetuning.batches import AdvantageSamples
-from components.finetuning.experience.drawing import Drawn, draw, reward_figures, reward_of
+from components.finetuning.experience.drawing import Drawn, draw, reward_of
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.losses.advantages import advantages, clipped
 
@@ -84,13 +84,13 @@ class ForwardProcess:
             adapter=self.drawn_with(self.num_updates),
             keep_trajectories=False,
         )
-        reward = reward_of(self.context, drawn)
-        found = advantages(reward, drawn.group, settings.advantage)
+        scored = reward_of(self.context, drawn)
+        found = advantages(scored.reward, drawn.group, settings.advantage)
         values = clipped(found.values, settings.advantage_clip)
         plan = self._plan(found.kept, generator)
         self.num_updates += len(plan)
-        metrics = {**reward_figures(reward), "dropped_groups": float(found.num_dropped_groups)}
-        return Round(self._updates(drawn, values, plan), len(reward), metrics, drawn.drift())
+        metrics = {**scored.figures(), "dropped_groups": float(found.num_dropped_groups)}
+        return Round(self._updates(drawn, values, plan), len(values), metrics, drawn.drift())
 
     def _plan(self, kept: Tensor, generator: torch.Generator) -> list[Int64[Tensor, "u k"]]:
         """The images of each update of the round, u units of k that stay together."""

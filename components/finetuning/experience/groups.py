@@ -10,7 +10,7 @@ from torch import Tensor
 from components.diffusion import Conditioning, Policy
 from components.finetuning.algorithms.trajectory_settings import TrajectoryRoundSettings
 from components.finetuning.batches import TrajectoryGroups
-from components.finetuning.experience.drawing import Drawn, draw, reward_figures, reward_of
+from components.finetuning.experience.drawing import Drawn, draw, reward_of
 from components.finetuning.experience.on_policy import Baseline, RoundBaseline
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.losses.advantages import group_varies
@@ -45,12 +45,12 @@ class TrajectoryRounds:
         settings = self.settings
         places = self.context.prompts.draw(settings.prompts_per_round, generator)
         drawn = draw(self.context, policy, self.text, places, settings.group_size, generator)
-        reward = reward_of(self.context, drawn)
-        value = self.baseline.advantages(reward, drawn).values
+        scored = reward_of(self.context, drawn)
+        value = self.baseline.advantages(scored.reward, drawn).values
         varies = group_varies(value, drawn.group)
-        metrics = {**reward_figures(reward), "dropped_groups": float((~varies).sum())}
+        metrics = {**scored.figures(), "dropped_groups": float((~varies).sum())}
         updates = self._updates(drawn, value, varies.nonzero().flatten(), generator)
-        return Round(updates, len(reward), metrics, drawn.drift())
+        return Round(updates, len(value), metrics, drawn.drift())
 
     def _updates(
         self, drawn: Drawn, value: Tensor, groups: Tensor, generator: torch.Generator

@@ -11,7 +11,7 @@ from torch import Tensor
 from components.contracts.errors import SettingsError
 from components.contracts.plugins import build_plug
 from components.contracts.protocols import Feedback, Labeller
-from components.finetuning.experience.scoring import score
+from components.finetuning.experience.scoring import Scored, score_to_learn
 from components.finetuning.interfaces import MethodContext
 from components.finetuning.labels import PluggedLabels, RewardLabels
 
@@ -21,6 +21,8 @@ class RewardLabeller:
 
     def __init__(self, settings: RewardLabels, context: MethodContext) -> None:
         self.settings, self.context = settings, context
+        self.scored: Scored | None = None
+        """Of the newest request, for the curves."""
 
     def label(
         self, images: UInt8[Tensor, "n 3 h w"], prompts: Sequence[str], generator: torch.Generator
@@ -30,7 +32,9 @@ class RewardLabeller:
         Raises:
             QuarantinedData, GuardError: the reward's scores must not be trained on.
         """
-        scores = score(self.context.scorer, images, prompts, self.context.batch_size)
+        context = self.context
+        self.scored = score_to_learn(context.scorer, images, prompts, context.batch_size)
+        scores = self.scored.reward
         good = scores >= self._standard(scores, prompts)
         flipped = torch.rand(len(scores), generator=generator) < self.settings.flip_probability
         return Feedback(good ^ flipped, scores)

@@ -23,7 +23,8 @@ from torch import Tensor
 from components.diffusion import Conditioning, Policy, Sampler
 from components.finetuning.algorithms.on_policy import GroupSettings, OnPolicySettings
 from components.finetuning.batches import Transitions
-from components.finetuning.experience.drawing import Drawn, draw, reward_figures, reward_of
+from components.finetuning.experience.drawing import Drawn, draw, reward_of
+from components.finetuning.experience.scoring import Scored
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.losses.advantages import (
     AdvantageKind,
@@ -169,7 +170,7 @@ class OnPolicy:
         *,
         choose: StepChoice = every_step,
         sampler: Callable[[int], Sampler] | None = None,
-        reward: Callable[[Drawn, torch.Generator], Float[Tensor, " n"]] | None = None,
+        reward: Callable[[Drawn, torch.Generator], Scored] | None = None,
         start: StartLatents | None = None,
         recall: Recall | None = None,
         keep_means: bool = False,
@@ -216,13 +217,14 @@ class OnPolicy:
             start=self.start(places, generator) if self.start else None,
             keep_means=self.keep_means,
         )
-        reward = self.reward(drawn, generator)
+        scored = self.reward(drawn, generator)
+        reward = scored.reward
         trained, rewards = self.recall(drawn, reward) if self.recall else (drawn, reward)
         found = self.baseline.advantages(rewards, trained)
         values = clipped(found.values, settings.advantage_clip)
         self.num_rounds += 1
         metrics = {
-            **reward_figures(reward),
+            **scored.figures(),
             "dropped_groups": float(found.num_dropped_groups),
         }
         if self.sampler:

@@ -11,7 +11,7 @@ from torch import Tensor
 from components.diffusion import Conditioning, Policy
 from components.finetuning.batches import Transitions
 from components.finetuning.experience.buffer import StoredTransitions, TransitionBuffer
-from components.finetuning.experience.drawing import Drawn, draw, reward_figures, reward_of
+from components.finetuning.experience.drawing import Drawn, draw, reward_of
 from components.finetuning.experience.value import Critic
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.losses.advantages import advantages
@@ -44,11 +44,12 @@ class OnlineRollouts:
         settings = self.settings
         places = self.context.prompts.draw(settings.prompts_per_round, generator)
         drawn = draw(self.context, policy, self.text, places, settings.group_size, generator)
-        reward = reward_of(self.context, drawn)
+        scored = reward_of(self.context, drawn)
+        reward = scored.reward
         found = advantages(reward, drawn.group, settings.advantage)
         self._remember(drawn, reward, found.values, found.kept)
         metrics = {
-            **reward_figures(reward),
+            **scored.figures(),
             "dropped_groups": float(found.num_dropped_groups),
         }
         if self.critic and len(self.buffer):

@@ -30,8 +30,9 @@ from components.finetuning.denoising_errors import (
     policy_error,
 )
 from components.finetuning.experience.calibration import Unscaled, calibrated_beta
-from components.finetuning.experience.drawing import draw, reward_figures, reward_of
+from components.finetuning.experience.drawing import draw, reward_of
 from components.finetuning.experience.judged import Judged, order_by_reward, read_judged
+from components.finetuning.experience.scoring import restored, stored
 from components.finetuning.interfaces import MethodContext, Round
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class StoredPreferences(ABC, Generic[B]):
         """
         self.settings, self.context, self.unscaled = settings, context, unscaled
         self.drawn: dict[str, Tensor] = {}
-        """`x0` [n c h w], `prompt` [n], `group` [n] and `reward` [n], once drawn."""
+        """`x0` [n c h w], `prompt` [n], `group` [n], `reward` [n] and the figures of the rewards,
+        once drawn."""
         self.calibrated: float | None = None
         """The figure of that name, measured before training; None where it was not."""
         self.judged: Judged | None = None
@@ -83,7 +85,7 @@ class StoredPreferences(ABC, Generic[B]):
         if self.judged is None:
             self._draw(policy, generator)
             num_drawn = len(self.drawn["reward"])
-        metrics = reward_figures(self.drawn["reward"]) if self.drawn else {}
+        metrics = restored(self.drawn)
         if self._target and self.calibrated is None:
             self.calibrated = self._calibrate(policy, self._target)
         if self.calibrated is not None:
@@ -108,12 +110,14 @@ class StoredPreferences(ABC, Generic[B]):
             keep_trajectories=False,
             description="drawing the reference's images",
         )
+        scored = reward_of(self.context, drawn)
         self.drawn = {
             # A copy: the last column of a trajectory would keep all of it in memory.
             "x0": drawn.x0.clone(),
             "prompt": drawn.prompt,
             "group": drawn.group,
-            "reward": reward_of(self.context, drawn),
+            "reward": scored.reward,
+            **stored(scored.figures()),
         }
         self._order()
 

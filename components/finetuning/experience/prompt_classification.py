@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from components.contracts.errors import SettingsError
+from components.contracts.protocols import SeveralScorers
 from components.finetuning.experience.scoring import score
 from components.finetuning.interfaces import MethodContext
 from components.finetuning.losses.sample_weights import prompt_probability
@@ -23,6 +25,16 @@ class PromptClassification:
     prompts (Lee et al., arXiv 2302.12192)."""
 
     def __init__(self, settings: PromptClassificationSettings, context: MethodContext) -> None:
+        """Raises:
+        SettingsError: several rewards: normalised among the images of each prompt, they do not
+            say which prompt fits an image.
+        """
+        if isinstance(context.scorer, SeveralScorers):
+            raise SettingsError(
+                "prompt_classification compares the scores of several prompts, and several rewards "
+                "are normalised within each",
+                allowed="a single reward, or prompt_classification null",
+            )
         self.settings, self.context = settings, context
 
     def __call__(
@@ -52,7 +64,7 @@ class PromptClassification:
         for number in range(max(map(len, negatives.values()))):
             known = torch.tensor([number < len(negatives[place]) for place in places])
             texts = [pool.prompts[(negatives[place][number:] or [place])[0]] for place in places]
-            scores = score(self.context.scorer, images, texts, self.context.batch_size)
+            scores = score(self.context.scorer, images, texts, self.context.batch_size).raw
             columns.append(torch.where(known, scores, -torch.inf))
         probability = prompt_probability(torch.stack(columns, 1), settings.temperature)
         return probability**settings.weight

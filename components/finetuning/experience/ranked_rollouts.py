@@ -11,7 +11,8 @@ from torch import Tensor
 
 from components.diffusion import Conditioning, Policy
 from components.finetuning.batches import StepPairs
-from components.finetuning.experience.drawing import Drawn, draw, reward_figures
+from components.finetuning.experience.drawing import Drawn, draw
+from components.finetuning.experience.labelling import RewardLabeller
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.labels import build_labeller
 
@@ -70,8 +71,8 @@ class RankedRollouts:
             "pairs": float(len(pairs.winner)),
             "ties": float(pairs.num_ties),
         }
-        if settings.labels.source == "reward":
-            metrics |= reward_figures(feedback.rank)
+        if isinstance(self.labeller, RewardLabeller) and self.labeller.scored:
+            metrics |= self.labeller.scored.figures()
         steps = policy.sampler.stochastic_steps
         updates = self._updates(drawn, pairs, steps, generator)
         return Round(updates, len(drawn.images), metrics, drawn.drift())

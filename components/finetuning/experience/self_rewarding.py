@@ -12,7 +12,7 @@ from components.diffusion import Conditioning, Policy
 from components.finetuning.batches import PreferencePairs
 from components.finetuning.denoising_errors import noised_pairs
 from components.finetuning.experience.calibration import Unscaled, calibrated_beta
-from components.finetuning.experience.drawing import draw, reward_figures, reward_of
+from components.finetuning.experience.drawing import draw, reward_of
 from components.finetuning.experience.judged import Judged, order_by_reward
 from components.finetuning.experience.preferences import (
     CALIBRATION_SAMPLES,
@@ -59,11 +59,12 @@ class SelfRewarded:
             generator,
             keep_trajectories=False,
         )
-        reward = reward_of(self.context, drawn)
+        scored = reward_of(self.context, drawn)
+        reward = scored.reward
         judged = order_by_reward(drawn.x0, drawn.texts, reward, drawn.group, settings.choose)
         paired = len(set(drawn.group[judged.winner].tolist()))
         metrics = {
-            **reward_figures(reward),
+            **scored.figures(),
             "dropped_groups": float(settings.prompts_per_round - paired),
         }
         if settings.calibrate and self.calibrated is None and len(judged):

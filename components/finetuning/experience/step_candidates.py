@@ -17,8 +17,7 @@ from components.contracts.settings import PluginSettings
 from components.diffusion import Conditioning, Policy
 from components.finetuning.batches import StepPairs
 from components.finetuning.drift import drift_figures
-from components.finetuning.experience.drawing import reward_figures
-from components.finetuning.experience.scoring import score
+from components.finetuning.experience.scoring import score, score_to_learn
 from components.finetuning.guards import check_rewards
 from components.finetuning.interfaces import MethodContext, Round
 from components.finetuning.losses.step_preference import preferred
@@ -86,10 +85,10 @@ class StepCandidates:
             images.append(chains[1])
         pairs, finished = FoundPairs.joined(found), torch.cat(images)
         texts = [context.prompts.prompts[place] for place in prompt.tolist()]
-        reward = score(context.scorer, finished, texts, context.batch_size)
+        finished_scored = score(context.scorer, finished, texts, context.batch_size)
         num_questions = len(prompt) * len(self.steps)
         metrics = {
-            **reward_figures(reward),
+            **finished_scored.figures(),
             "pairs": float(len(pairs)),
             "told_apart": len(pairs) / num_questions,
             "scored_images": float(num_questions * settings.num_candidates),
@@ -220,8 +219,10 @@ class RewardOfPrediction:
         prompts: Sequence[str],
         noise: Float[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """Rewards of the images as if they were finished."""
-        return score(self.context.scorer, images, prompts, self.context.batch_size)
+        """Rewards of the images as if they were finished; several are normalised among the
+        candidates of a prompt."""
+        context = self.context
+        return score_to_learn(context.scorer, images, prompts, context.batch_size).reward
 
 
 class PluggedStepScorer:

@@ -18,6 +18,8 @@ __all__ = ["ScorerSettings", "build_scorer"]
 SCORERS = {
     "model": "components.rewards.scorers.model:ModelScorer",
     "python": "components.rewards.scorers.python:PythonScorer",
+    "remote": "components.rewards.scorers.remote:RemoteScorer",
+    "several": "components.rewards.scorers.several:SeveralScorer",
     "clip_score": "components.rewards.scorers.clip_score:ClipScorer",
     "pick_score": "components.rewards.scorers.pick_score:PickScorer",
     "hps_v2": "components.rewards.scorers.hps_v2:HpsV2Scorer",
@@ -48,5 +50,8 @@ def build_scorer(
 
     module, _, name = SCORERS[settings.name].partition(":")
     scorer = getattr(import_module(module), name).build(settings, compute, root)
+    if settings.name == "several":
+        # Each part is checked by its own name.
+        return scorer
     named = settings.callable if isinstance(settings, PluginSettings) else settings.name
     return CheckedScorer(scorer, what or f"reward {named}")

@@ -25,6 +25,11 @@ class CheckedScorer:
         """Whether gradients flow from a score to float images."""
         return self._scorer.differentiable
 
+    @property
+    def identity(self) -> str:
+        """Who scores, where settings and files do not say it: a service's own account of itself."""
+        return str(getattr(self._scorer, "identity", ""))
+
     def score(self, images: Images, prompts: Sequence[str]) -> Float32[Tensor, " b"]:
         """Scores of the scorer inside; a graph only for images that ask for a gradient.
 
@@ -55,9 +60,10 @@ class CheckedScorer:
         scores = scores.float()
         bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
         if bad:
+            first = float(scores.detach()[bad[0]])
             raise QuarantinedData(
                 f"{self._what}: {len(bad)} of {len(scores)} rewards are not finite, the first is "
-                f"{float(scores[bad[0]])} for '{prompts[bad[0]]}'; nothing was trained on them"
+                f"{first} for '{prompts[bad[0]]}'; nothing was trained on them"
             )
         if graph and not scores.requires_grad:
             raise GuardError(
