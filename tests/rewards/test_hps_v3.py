@@ -12,7 +12,7 @@ import torch
 from components.contracts.errors import DataError
 from components.contracts.settings import ComputeSettings
 from components.rewards.scorers import build_scorer, hps_v3
-from components.rewards.scorers.settings import HpsV3Settings
+from components.rewards.scorers.published_settings import HpsV3Settings
 from tests.rewards.tiny_networks import shrink, write_official
 from tests.support.given_numbers import pictures
 

@@ -12,15 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from components.contracts.errors import ModelError
 from components.contracts.settings import ComputeSettings
-from components.rewards.scorers import build_scorer
-from components.rewards.scorers.settings import (
+from components.rewards.scorers import ScorerSettings, build_scorer
+from components.rewards.scorers.published_settings import (
     AestheticSettings,
     ClipScoreSettings,
     HpsV2Settings,
     HpsV3Settings,
     ImageRewardSettings,
     PickScoreSettings,
-    ScorerSettings,
 )
 from tests.rewards.tiny_networks import shrink, write_official
 from tests.support.given_numbers import pictures

@@ -14,15 +14,14 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from components.contracts.protocols import Scorer
 from components.contracts.settings import ComputeSettings
-from components.rewards.scorers import build_scorer, clip_towers, hps_v3
-from components.rewards.scorers.settings import (
+from components.rewards.scorers import ScorerSettings, build_scorer, clip_towers, hps_v3
+from components.rewards.scorers.published_settings import (
     AestheticSettings,
     ClipScoreSettings,
     HpsV2Settings,
     HpsV3Settings,
     ImageRewardSettings,
     PickScoreSettings,
-    ScorerSettings,
 )
 from tests.rewards.tiny_networks import shrink, write_official
 from tests.support.given_numbers import pictures
@@ -46,10 +45,12 @@ OFFICIAL = {
     ("aesthetic", 64, 64): [0.062076, 0.105787, 0.003920],
     ("aesthetic", 48, 40): [0.094935, 0.073521, 0.081284],
     ("aesthetic", 37, 53): [0.057328, 0.047058, 0.076832],
+    ("aesthetic", 32, 35): [0.054528, 0.153767, 0.121297],
     # image-reward 1.5: ImageReward.score.
     ("image_reward", 64, 64): [-1.472620, -1.750839, -1.428026],
     ("image_reward", 48, 40): [-1.430672, -1.846125, -1.855777],
     ("image_reward", 37, 53): [-2.301955, -1.556427, -2.023536],
+    ("image_reward", 32, 35): [-2.440643, -1.671931, -2.353911],
     # hpsv3 1.0.0 with transformers 4.45.2: HPSv3RewardInferencer.reward.
     ("hps_v3", 48, 40): [0.148316, 0.113048, 0.126880],
     ("hps_v3", 37, 53): [0.150828, 0.132571, 0.133182],

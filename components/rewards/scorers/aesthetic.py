@@ -23,7 +23,7 @@ from components.rewards.pictures import Images, Preprocessing, in_equal_parts
 from components.rewards.scorers.checkpoints import load_weights, unallocated
 from components.rewards.scorers.clip_towers import clip_preprocessing, image_features
 from components.rewards.scorers.hub import located, pretrained, weight_file
-from components.rewards.scorers.settings import AestheticSettings
+from components.rewards.scorers.published_settings import AestheticSettings
 
 FILE = "sac+logos+ava1-l14-linearMSE.pth"
 WIDTHS = (1024, 128, 64, 16, 1)

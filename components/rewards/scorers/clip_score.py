@@ -19,7 +19,7 @@ from components.contracts.settings import ComputeSettings
 from components.rewards.pictures import Images
 from components.rewards.scorers.clip_towers import ClipTowers, cleaned
 from components.rewards.scorers.hub import located
-from components.rewards.scorers.settings import ClipScoreSettings
+from components.rewards.scorers.published_settings import ClipScoreSettings
 
 WEIGHT = 2.5
 """`w`: spreads the cosines of real pairs over about [0, 1]."""

@@ -26,7 +26,7 @@ from components.rewards.pictures import Images, as_float, normalised
 from components.rewards.scorers.checkpoints import Source, load_weights, unallocated
 from components.rewards.scorers.clip_towers import ClipTowers, cleaned, clip_tokenizer
 from components.rewards.scorers.hub import located, weight_file
-from components.rewards.scorers.settings import HpsV2Settings
+from components.rewards.scorers.published_settings import HpsV2Settings
 
 FILES = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
 """The authors' checkpoint of each version."""

@@ -29,7 +29,7 @@ from components.rewards.pictures import Images, in_equal_parts, normalised, resi
 from components.rewards.scorers.checkpoints import load_weights, unallocated
 from components.rewards.scorers.hps_v3_network import NOT_NEEDED, RewardQwen, official_name
 from components.rewards.scorers.hub import located, pretrained_tokenizer, weight_file
-from components.rewards.scorers.settings import HpsV3Settings
+from components.rewards.scorers.published_settings import HpsV3Settings
 
 FILE = "HPSv3.safetensors"
 INSTRUCTION = Path(__file__).with_name("hps_v3_instruction.txt")

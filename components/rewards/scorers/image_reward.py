@@ -31,7 +31,7 @@ from components.rewards.pictures import (
 from components.rewards.scorers.aesthetic import LinearStack
 from components.rewards.scorers.checkpoints import Source, load_weights, unallocated
 from components.rewards.scorers.hub import located, pretrained_tokenizer, weight_file
-from components.rewards.scorers.settings import ImageRewardSettings
+from components.rewards.scorers.published_settings import ImageRewardSettings
 
 FILE = "ImageReward.pt"
 MEAN, STD = 0.16717362830052426, 1.0333394966054072

@@ -19,7 +19,7 @@ from components.contracts.settings import ComputeSettings
 from components.rewards.pictures import Images
 from components.rewards.scorers.clip_towers import ClipTowers
 from components.rewards.scorers.hub import located
-from components.rewards.scorers.settings import PickScoreSettings
+from components.rewards.scorers.published_settings import PickScoreSettings
 
 
 class PickScorer:
