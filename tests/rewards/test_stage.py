@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.contracts.errors import GuardError, ModelError
+from components.rewards.settings import BackboneSettings
 from components.rewards.stage import run
 from tests.rewards.conftest import SETTINGS, project
 
@@ -52,7 +53,10 @@ def test_report_counts_what_was_measured(trained: tuple[Path, dict[str, float]])
         "validation_loss",
         "validation_accuracy",
     ]
-    assert len(curve) == 2 + SETTINGS.epochs
+    # The backbone and every epoch until the validation loss had not fallen for `patience` of them.
+    assert len(curve) - 2 == report["last_update"] / 6 <= SETTINGS.epochs
+    assert report["stopped_early"] == (len(curve) - 2 < SETTINGS.epochs)
+    assert report["last_update"] - report["best_update"] <= 6 * SETTINGS.patience
     assert curve[1].startswith("0,")
     losses = [float(line.split(",")[1]) for line in curve[1:]]
     assert losses[-1] < losses[0] / 2
@@ -93,5 +97,6 @@ def test_a_weight_that_is_not_a_number_stops_before_any_output(tmp_path: Path) -
 
 def test_a_backbone_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     context = project(tmp_path)
+    backbone = BackboneSettings(source="no/such-clip")
     with pytest.raises(ModelError, match="no/such-clip"):
-        run(SETTINGS.model_copy(update={"backbone": "no/such-clip"}), context)
+        run(SETTINGS.model_copy(update={"backbone": backbone}), context)

@@ -259,6 +259,7 @@ def test_a_reward_that_nobody_looked_at_says_so(tmp_path: Path) -> None:
 
 
 def test_the_stage_has_the_block_and_null_means_no_audit() -> None:
-    assert Settings(backbone="clip").audit is None
+    backbone = {"source": "clip"}
+    assert Settings.model_validate({"backbone": backbone}).audit is None
     block = {"judge": {"callable": "a:b"}, "max_shortcut": 0.3}
-    assert Settings.model_validate({"backbone": "clip", "audit": block}).audit.max_shortcut == 0.3
+    assert Settings.model_validate({"backbone": backbone, "audit": block}).audit.max_shortcut == 0.3
