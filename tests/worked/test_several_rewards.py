@@ -69,6 +69,16 @@ def test_a_gradient_is_that_of_parts_on_one_scale():
     torch.testing.assert_close(parts.grad, torch.tensor([[0.0, 1.0], [0.0, 0.05], [0.0, 0.0]]))
 
 
+def test_a_single_part_is_standardised_too():
+    part = torch.tensor([[-2.0, 0.0, 2.0]])
+    std = (8 / 3) ** 0.5
+    for found in (
+        combined_with_gradient(part, [3.0]),
+        combined_in_groups(part, [3.0], torch.tensor([0, 0, 0])),
+    ):
+        assert found.reward.tolist() == pytest.approx([-6 / std, 0.0, 6 / std])
+
+
 def test_the_weighted_sum_by_hand():
     parts = torch.tensor([[1.0, 2.0], [10.0, 30.0]])
     assert checked(weighted_sum)(parts, [1.0, -0.1]).tolist() == pytest.approx([0.0, -1.0])

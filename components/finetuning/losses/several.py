@@ -49,8 +49,8 @@ def combined_in_groups(
         centred = part - group_mean(part, group)
         std = group_mean(centred.square(), group).sqrt()
         varies = _varies(part, group)
-        known = varies[group]
-        total = total + weight * torch.where(known, centred / torch.where(known, std, 1.0), 0.0)
+        # 0/0 where a group is flat: not taken.
+        total = total + weight * torch.where(varies[group], centred / std, 0.0)
         flat.append((~varies).sum())
     return Combined(total, torch.stack(flat))
 
@@ -80,4 +80,4 @@ def _varies(part: Float[Tensor, " b"], group: Int64[Tensor, " b"]) -> Bool[Tenso
     num_groups = int(group.max()) + 1
     lowest = part.new_full((num_groups,), torch.inf).scatter_reduce(0, group, part, "amin")
     highest = part.new_full((num_groups,), -torch.inf).scatter_reduce(0, group, part, "amax")
-    return highest - lowest > FLAT * torch.maximum(lowest.abs(), highest.abs())
+    return highest - lowest > FLAT * highest.abs()
