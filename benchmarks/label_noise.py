@@ -136,7 +136,8 @@ def run_world(architecture: str, seed: int) -> list[dict[str, Any]]:
             if not path.exists():
                 trainer = Trainer(model, named, noisy, states, chosen)
                 trainer.go_back(start)
-                train_on(trained_prompts(noisy), trainer, torch_generator(seed, "training"), arm)
+                prompts = trained_prompts(noisy, objective)
+                train_on(prompts, trainer, torch_generator(seed, "training"), arm)
                 pairs = data.splits["test"]
                 margin = pair_margin(trainer.states, pairs, "scoring test images")
                 right = correct(margin, pairs)

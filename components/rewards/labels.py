@@ -17,6 +17,8 @@ from components.rewards.losses.ratings import ordinal_loss, rising, squared_erro
 from components.rewards.settings import ObjectiveSettings, PromptClassificationSettings
 from components.rewards.states import States, rows_of
 
+MAX_LOGIT = 10.0
+"""Nobody is surer than 1 - 5e-5: at exactly 1 the loss has no gradient."""
 MAX_STEPS = 11
 """Answers of the finest scale whose steps get thresholds of their own; finer ones are rounded."""
 
@@ -49,7 +51,7 @@ class Habits(nn.Module):
 
     def reliability(self) -> Float[Tensor, " a"]:
         """Of each annotator: the chance of the answer that the scores ask for."""
-        return torch.sigmoid(self.reliability_logit)
+        return torch.sigmoid(self.reliability_logit.clamp(-MAX_LOGIT, MAX_LOGIT))
 
 
 class BatchLoss:

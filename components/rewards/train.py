@@ -15,14 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from components.contracts.errors import SettingsError
 from components.rewards.backbones import RewardModel
 from components.rewards.dataset import Preferences
 from components.rewards.fit import Epoch, Fitted, Trainer, fit, pair_margin
 from components.rewards.freezing import merge_lora, set_trainable
-from components.rewards.labels import Targets
+from components.rewards.labels import Targets, trained_pairs
 from components.rewards.losses.strength import Strength, preference_strength, relabel
 from components.rewards.metrics import Accuracy, pair_accuracy
-from components.rewards.settings import EnsembleSettings, Settings
+from components.rewards.settings import EnsembleSettings, ObjectiveSettings, Settings
 from components.rewards.states import States
 
 Report = Callable[[Epoch], None]
@@ -45,6 +46,7 @@ class CurvePoint:
 
     prompts: int
     judgements: int
+    """What people said of them: pairs, ties among them, and ratings where they are learnt from."""
     accuracy: Accuracy
 
 
@@ -79,24 +81,30 @@ def train(
 
     Raises:
         GuardError: the loss or the gradient is not finite.
-        SettingsError: what should learn is not there.
+        SettingsError: what should learn is not there, or there is nothing to learn it from.
     """
     named = set_trainable(model, settings.backbone, generator)
     states = States(model, data, settings.cache_megabytes)
     trainer = Trainer(model, named, data, states, settings)
     start = trainer.start()
     before = held_out_accuracy(states, data, "scoring test images with the backbone")
-    everything = trained_prompts(data)
+    everything = trained_prompts(data, settings.objective)
+    if not len(everything):
+        raise SettingsError(
+            "rewards.objective: the training split holds no label that it learns from; allowed: "
+            "ties half where there are only ties, a ratings_weight above 0 where there are only "
+            "ratings"
+        )
     everything = everything[torch.randperm(len(everything), generator=generator)]
     curve = []
     for share in settings.learning_curve.shares:
         # The parts are nested: a point has all the labels of the one before it.
         part = everything[: max(1, round(share * len(everything)))]
         train_on(part, trainer, generator, f"training on {share:.1%} of the prompts")
-        curve.append(_point(states, data, part))
+        curve.append(_point(trainer, part))
         trainer.go_back(start)
     fitted, mended = train_on(everything, trainer, generator, "training the reward model", report)
-    curve.append(_point(states, data, everything))
+    curve.append(_point(trainer, everything))
     merge_lora(model)
     reliability = settings.objective.annotators == "reliability"
     return Training(fitted, mended, before, tuple(curve), reliability)
@@ -159,7 +167,10 @@ def _mend(
         margins[member] = torch.where(asked, margin, torch.nan)
         trainer.go_back(start)
     strength = preference_strength(margins, pairs.preference)
-    return _mended(strength, torch.isin(prompt, prompts), pairs.preference, settings)
+    # A pair that every member was trained on has no strength, and its label stays as it is: taken
+    # for a weak one it would become a tie.
+    judged = torch.isin(prompt, prompts) & ~margins.isnan().all(dim=0)
+    return _mended(strength, judged, pairs.preference, settings)
 
 
 def _mended(
@@ -188,18 +199,22 @@ def _mended(
     )
 
 
-def trained_prompts(data: Preferences) -> Int64[Tensor, " p"]:
-    """Those of the training split."""
-    images = (
-        data.splits["train"].image_a,
-        data.rankings["train"].image,
-        data.ratings["train"].image,
-    )
+def trained_prompts(data: Preferences, objective: ObjectiveSettings) -> Int64[Tensor, " p"]:
+    """Those of which the training split holds a label that the objective asks for."""
+    pairs, rankings = data.splits["train"], data.rankings["train"]
+    images = [pairs.image_a[trained_pairs(data, objective)]]
+    if objective.rankings == "plackett_luce":
+        images.append(rankings.image)
+    if objective.ratings_weight > 0:
+        images.append(data.ratings["train"].image)
     return data.prompt_of[torch.cat(images)].unique()
 
 
-def _point(states: States, data: Preferences, prompts: Int64[Tensor, " p"]) -> CurvePoint:
-    pairs = data.splits["train"]
-    judged = torch.isin(data.prompt_of[pairs.image_a], prompts)
-    accuracy = held_out_accuracy(states, data, "scoring test images")
-    return CurvePoint(len(prompts), int(judged.sum()), accuracy)
+def _point(trainer: Trainer, prompts: Int64[Tensor, " p"]) -> CurvePoint:
+    data = trainer.data
+    judged = [data.splits["train"].image_a]
+    if trainer.settings.objective.ratings_weight > 0:
+        judged.append(data.ratings["train"].image)
+    count = int(torch.isin(data.prompt_of[torch.cat(judged)], prompts).sum())
+    accuracy = held_out_accuracy(trainer.states, data, "scoring test images")
+    return CurvePoint(len(prompts), count, accuracy)

@@ -158,6 +158,14 @@ def only_ties(world: World) -> None:
             row.update(label="tie", preference=0.5)
 
 
+def only_rated(world: World) -> None:
+    """Ratings alone: enough to learn from, not to be measured on."""
+    empty_split(world)
+    sample = next(row for row in world.samples if row["split"] == "test")
+    shared = {key: sample[key] for key in ("prompt_id", "prompt", "category", "split", "sample_id")}
+    world.ratings.append({**world.ratings[0], **shared})
+
+
 def no_share(world: World) -> None:
     world.pairs[5]["preference"] = float("nan")
 
@@ -229,6 +237,7 @@ def twice_a_sample(world: World) -> None:
         (missing_sample, r"row \d, pair c_\w+: 's_\w+' is not in samples.parquet"),
         (another_prompt, r"row 5, pair c_\w+: 's_\w+' was drawn for another prompt"),
         (empty_split, r"0 pairs of split 'test' and none with a winner; allowed: at least one"),
+        (only_rated, r"0 pairs of split 'test' and none with a winner"),
         (only_ties, r"6 pairs of split 'validation' and none with a winner"),
         (no_share, r"row 5, pair c_\w+: preference is nan; allowed: a number"),
         (too_large_a_share, r"row 5, pair c_\w+: preference is 1.25; allowed: a share"),

@@ -16,7 +16,8 @@ from components.rewards.batches import Batches
 from components.rewards.dataset import Pairs, Preferences, Rankings, Ratings, read_preferences
 from components.rewards.fit import learning_rate, pair_margin
 from components.rewards.freezing import merge_lora, set_trainable
-from components.rewards.losses.pairs import bradley_terry_loss
+from components.rewards.labels import Habits
+from components.rewards.losses.pairs import bradley_terry_loss, reliability_loss
 from components.rewards.settings import (
     BackboneSettings,
     EnsembleSettings,
@@ -27,7 +28,7 @@ from components.rewards.settings import (
     Settings,
 )
 from components.rewards.states import States
-from components.rewards.train import Training, train
+from components.rewards.train import Training, train, trained_prompts
 from tests.rewards.backbones import KINDS, architecture_of, backbone, opened
 from tests.rewards.conftest import SETTINGS
 from tests.rewards.world import redness, rows, write_world
@@ -260,6 +261,36 @@ def test_a_training_that_ruins_the_backbone_stops_and_is_not_kept(
     assert torch.allclose(after, before, rtol=1e-4)
 
 
+def too_sure(model: RewardModel, factor: float) -> RewardModel:
+    model.scale_scores(factor)
+    return model
+
+
+def test_a_backbone_that_is_too_sure_is_brought_down_before_it_learns(
+    clip: Path, data: Preferences
+) -> None:
+    good = opened_clip(clip)
+    train(good, data, PLAIN, torch_generator(1))
+    # At this rate nothing is learnt: the losses are those of the start.
+    still = changed(learning_rate=1e-9, epochs=1)
+    plain = train(good, data, still, torch_generator(2)).fitted.epochs
+    sure = train(too_sure(good, 50.0), data, still, torch_generator(2)).fitted.epochs
+    for first, second in zip(plain, sure, strict=True):
+        assert second.train_loss == pytest.approx(first.train_loss, rel=0.02)
+        assert second.train_loss < 0.5
+        assert second.validation_loss == pytest.approx(first.validation_loss, rel=1e-3)
+
+
+def test_what_was_learnt_of_people_belongs_to_the_kept_epoch(clip: Path, data: Preferences) -> None:
+    good = opened_clip(clip)
+    train(good, data, PLAIN, torch_generator(1))
+    settings = changed(objective={"annotators": "reliability"}, learning_rate=1.0, epochs=2)
+    training = train(good, data, settings, torch_generator(2))
+    assert training.fitted.best.update == 0
+    # sigmoid(2), where everybody starts.
+    assert training.fitted.habits.reliability().tolist() == [pytest.approx(0.8808, abs=1e-4)]
+
+
 def test_mirroring_draws_from_the_generator_and_changes_the_training(
     clip: Path, data: Preferences
 ) -> None:
@@ -356,6 +387,32 @@ def test_no_member_is_asked_about_what_it_was_trained_on(clip: Path, data: Prefe
     assert (mended.strength.mean[decided] != 0).all()
 
 
+def test_a_label_that_no_member_may_judge_stays_as_it_is(clip: Path, data: Preferences) -> None:
+    ensemble = EnsembleSettings(members=2, flip_fraction=0.0, soften_fraction=0.5)
+    settings = changed(objective={"ensemble": ensemble}, epochs=1)
+    mended = train(opened_clip(clip), data, settings, torch_generator(1)).mended
+    assert mended is not None
+    was = data.splits["train"].preference
+    unknown = (mended.strength.mean == 0) & (was != 0.5)
+    assert unknown.any()
+    assert torch.equal(mended.targets.preference[unknown], was[unknown])
+    # The fractions are of what was judged.
+    assert mended.num_softened == round(0.5 * int((mended.strength.mean != 0).sum()))
+
+
+def test_somebody_who_never_errs_does_not_break_the_gradient(data: Preferences) -> None:
+    habits = Habits(1, 0)
+    with torch.no_grad():
+        habits.reliability_logit.fill_(40.0)
+    margin = torch.tensor([0.5, -0.5], requires_grad=True)
+    reliability_loss(
+        margin, torch.tensor([1.0, 1.0]), habits.reliability().expand(2)
+    ).sum().backward()
+    assert margin.grad is not None and margin.grad.isfinite().all()
+    assert habits.reliability_logit.grad is not None
+    assert habits.reliability_logit.grad.isfinite().all()
+
+
 def test_a_liar_is_found_out(clip: Path, data: Preferences) -> None:
     pairs = data.splits["train"]
     # Every third judgement is the liar's.
@@ -436,6 +493,34 @@ def test_the_learning_curve_rises_with_nested_labels(clip: Path, data: Preferenc
     assert [point.judgements for point in training.curve] == [3, 72, 144]
     assert training.curve[0].accuracy.value < training.curve[-1].accuracy.value
     assert training.backbone_accuracy.value < 0.75
+
+
+def test_only_prompts_with_a_label_that_is_learnt_from_are_shared_out(
+    clip: Path, data: Preferences
+) -> None:
+    pairs = data.splits["train"]
+    prompt = data.prompt_of[pairs.image_a]
+    spoken = prompt.unique()[:3]
+    tied = torch.where(torch.isin(prompt, spoken), pairs.preference, 0.5)
+    sparse = with_train(data, replace(pairs, preference=tied))
+    objective = ObjectiveSettings(ties="leave_out")
+    assert torch.equal(trained_prompts(sparse, objective), spoken)
+    assert len(trained_prompts(sparse, ObjectiveSettings())) == 48
+    # A share of one prompt has a label, whichever it is.
+    curve = LearningCurveSettings(shares=(0.01,))
+    settings = changed(objective={"ties": "leave_out"}, learning_curve=curve, epochs=1)
+    points = train(opened_clip(clip), sparse, settings, torch_generator(1)).curve
+    assert [point.prompts for point in points] == [1, 3]
+
+
+def test_labels_that_the_objective_does_not_ask_for_are_one_line(
+    clip: Path, data: Preferences
+) -> None:
+    pairs = data.splits["train"]
+    tied = with_train(data, replace(pairs, preference=torch.full_like(pairs.preference, 0.5)))
+    settings = changed(objective={"ties": "leave_out"})
+    with pytest.raises(SettingsError, match=r"no label that it learns from; allowed: ties half"):
+        train(opened_clip(clip), tied, settings, torch_generator(1))
 
 
 def test_the_points_of_a_curve_leave_no_trace_but_in_the_generator(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.rewards.losses.calibration import fit_scale
+from components.rewards.losses.calibration import fit_scale, starting_scale
 from components.rewards.losses.pairs import bradley_terry_loss, davidson_loss, reliability_loss
 
 LOG = math.log
@@ -148,3 +148,16 @@ def test_scale_is_the_best_of_its_neighbours() -> None:
 @pytest.mark.parametrize(("margin", "end"), [(0.2, 1000.0), (-0.2, 0.001)])
 def test_scale_stops_at_the_ends(margin: float, end: float) -> None:
     assert fit_scale(of(margin), of(1.0)) == pytest.approx(end)
+
+
+def test_the_starting_scale_worked_by_hand() -> None:
+    # sigmoid(8 s) = 3/4, s = log 3 / 8; from a coin the fit is 0, and margins of 1 are left.
+    margin = torch.full((4,), 8.0)
+    knows = starting_scale(margin, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    assert knows == pytest.approx(LOG(3) / 8)
+    assert starting_scale(margin, torch.tensor([1.0, 1.0, 0.0, 0.0])) == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize(("margin", "preference"), [(0.5, 0.0), (8.0, 1.0), (0.0, 1.0)])
+def test_a_start_is_never_made_surer_and_never_silenced(margin: float, preference: float) -> None:
+    assert starting_scale(of(margin), of(preference)) == 1.0
