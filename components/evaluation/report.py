@@ -25,7 +25,8 @@ from components.evaluation.wording import (
     headline,
     settings_rows,
 )
-from components.pages.charts import Point, line_chart, path_chart
+from components.pages.charts import line_chart, path_chart
+from components.pages.frame import Point
 from components.pages.page import data_uri, render_page
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

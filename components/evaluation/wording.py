@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from components.pages.numbers import (
     NBSP,
     count,
+    flattened,
     percent,
     percent_interval,
     points,
@@ -130,8 +131,8 @@ def settings_rows(
 ) -> list[tuple[str, str]]:
     """Every setting of the training and every fact that the LoRA's folder tells, one row each."""
     return [
-        *_flattened(finetuning.get("settings", {}), ""),
-        *_flattened(adapter, "adapter"),
+        *flattened(finetuning.get("settings", {}), ""),
+        *flattened(adapter, "adapter"),
     ]
 
 
@@ -172,15 +173,3 @@ def _look_up(report: Mapping[str, Any], key: str) -> Any:
             return None
         found = found[step]
     return found
-
-
-def _flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flattened(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple) and len(value) > 8:
-        yield name, f"{len(value)} entries"
-    elif isinstance(value, list | tuple):
-        yield name, ", ".join(map(str, value))
-    elif value is not None:
-        yield name, str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 NBSP, MINUS = "\u00a0", "\u2212"
 UNKNOWN = "not known"
@@ -62,6 +63,25 @@ def decimal(value: float | None, digits: int = 2) -> str:
 def plural(number: int, word: str) -> str:
     """`1 prompt`, `2 prompts`."""
     return f"{count(number)}{NBSP}{word}{'' if number == 1 else 's'}"
+
+
+def flattened(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Every setting in a tree of them as a row: its dotted name below `name`, and its value."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flattened(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple) and len(value) > 8:
+        yield name, f"{len(value)} entries"
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(map(str, value))
+    elif value is not None:
+        yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _signed(text: str) -> str:

@@ -12,17 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from components.pages.charts import (
-    Line,
-    line_chart,
-    lines_chart,
-    nice_ticks,
-    path_chart,
-    short,
-    smoothed,
-)
+from components.pages.charts import Line, line_chart, lines_chart, path_chart, smoothed
+from components.pages.dot_charts import Dot, dots_chart, reliability_chart
+from components.pages.frame import nice_ticks, short, short_percent
 from components.pages.numbers import (
     count,
+    flattened,
+    listed,
     percent,
     percent_interval,
     points,
@@ -113,6 +109,76 @@ def test_several_lines_share_a_scale_and_a_band_holds_its_line():
     assert heights["other"][0] - heights["other"][1] == pytest.approx(3 * rise, abs=0.3)
     low_0, low_1, high_1, high_0 = heights["band"]
     assert low_0 > heights["line"][0] > high_0 and low_1 > heights["line"][1] > high_1
+
+
+def test_a_marked_point_has_a_name_and_stands_on_its_line():
+    chart = lines_chart(
+        [Line("line", [(0.0, 0.7), (10.0, 0.5), (20.0, 0.6)])],
+        {0.0: "0", 20.0: "20"},
+        description="loss",
+        x_label="updates",
+        y_form=short_percent,
+        mark=((10.0, 0.5), "kept & calibrated"),
+    )
+    root = ElementTree.fromstring(chart)
+    (end,) = [dot for dot in root.iter("circle") if dot.get("class") == "end"]
+    lowest = [dot for dot in root.iter("circle") if dot.get("class") == "dot"][1]
+    assert (end.get("cx"), end.get("cy")) == (lowest.get("cx"), lowest.get("cy"))
+    words = [text.text for text in root.iter("text")]
+    assert "kept & calibrated" in words and "60\u00a0%" in words
+
+
+def test_dots_stand_in_columns_with_their_intervals_and_a_level():
+    found = [Dot(0, 0.5, 0.4, 0.6), Dot(1, 0.9, 0.85, 0.95)]
+    chart = dots_chart(
+        found, {0: "least", 1: "most"}, description="two dots", x_label="how sure", level=0.5
+    )
+    root = ElementTree.fromstring(chart)
+    assert root.get("role") == "img" and root.get("aria-label") == "two dots"
+    first, second = root.iter("circle")
+    # A quarter and three quarters of the width from 46 to 326.
+    assert (first.get("cx"), second.get("cx")) == ("116.0", "256.0")
+    ways = [path.get("d") for path in root.iter("path") if path.get("class") == "whisker"]
+    for dot, way, one in zip((first, second), ways, found, strict=True):
+        low, high = (float(y) for y in way.split(" ")[1].split("V"))
+        assert 0 < high < float(dot.get("cy")) < low < 210
+        share = (low - float(dot.get("cy"))) / (low - high)
+        assert share == pytest.approx((one.y - one.low) / (one.high - one.low), abs=0.01)
+    (level,) = [path.get("d") for path in root.iter("path") if path.get("class") == "plain"]
+    assert level == f"M46 {first.get('cy')}H326"
+
+
+def test_a_forecast_that_is_honest_lies_on_the_diagonal():
+    found = [Dot(0.25, 0.25, 0.1, 0.4, 100), Dot(0.5, 0.5, 0.5, 0.5, 25), Dot(1, 0.5, 0, 1, 1)]
+    root = ElementTree.fromstring(reliability_chart(found, description="d", x_label="predicted"))
+    (diagonal,) = [path.get("d") for path in root.iter("path") if path.get("class") == "plain"]
+    (x0, y0), (x1, y1) = (map(float, end.split()) for end in diagonal[1:].split("L"))
+    assert (x0, y0, x1, y1) == (46, 174, 326, 12)
+    honest, half, wrong = root.iter("circle")
+    for dot in (honest, half):
+        across = (float(dot.get("cx")) - x0) / (x1 - x0)
+        up = (float(dot.get("cy")) - y0) / (y1 - y0)
+        assert across == pytest.approx(up, abs=1e-3)
+    assert wrong.get("cx") == "326.0" and wrong.get("cy") == "93.0"
+    # Areas go with the counts, down to a size that can be seen.
+    assert [dot.get("r") for dot in (honest, half, wrong)] == ["6.0", "3.0", "2.0"]
+
+
+def test_settings_become_rows():
+    tree = {"lora": None, "objective": {"ties": "half", "shares": [0.25, 0.5], "on": True}}
+    rows = [("objective.ties", "half"), ("objective.shares", "0.25, 0.5"), ("objective.on", "true")]
+    assert list(flattened(tree, "")) == rows
+    assert list(flattened({"rows": list(range(9))}, "a")) == [("a.rows", "9 entries")]
+
+
+def test_names_are_listed_as_in_a_sentence():
+    assert [listed(names) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_shares_on_an_axis():
+    assert [short_percent(share) for share in (0, 0.55, 0.825, 1)] == [
+        "0\u00a0%", "55\u00a0%", "82.5\u00a0%", "100\u00a0%",
+    ]  # fmt: skip
 
 
 def test_numbers_are_said_with_their_sign_and_unknown_ones_as_unknown():

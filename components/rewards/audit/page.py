@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from components.pages.charts import Line, lines_chart, short
+from components.pages.charts import Line, lines_chart
+from components.pages.frame import short
 from components.pages.numbers import (
     NBSP,
     decimal,
+    listed,
     percent,
     percent_interval,
     signed,
@@ -97,12 +99,6 @@ def headline(report: AuditReport) -> str:
         f"The reward passes: choosing the best of {best.num_images} by it gets "
         f"{percent(best.captured.value)} of what the judge's own choice gains."
     )
-
-
-def listed(parts: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *others, last = parts
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _card(check: Check, report: AuditReport) -> dict[str, Any]:
