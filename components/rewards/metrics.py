@@ -77,24 +77,34 @@ class CalibrationBin:
     """Mean predicted probability that a is preferred."""
     observed: float
     """Share in which a was preferred; a tie counts one half, as in training."""
+    low: float
+    """Of the 95 % interval of `observed`."""
+    high: float
     count: int
 
 
 def calibration(
-    margin: Float[Tensor, " n"], preference: Float[Tensor, " n"], num_bins: int = 10
+    margin: Float[Tensor, " n"],
+    preference: Float[Tensor, " n"],
+    group: Int[Tensor, " n"],
+    num_bins: int = 10,
 ) -> tuple[list[CalibrationBin], float]:
-    """Reliability bins without empty ones, and the expected calibration error (1706.04599, 3)."""
+    """Reliability bins without empty ones, and the expected calibration error (1706.04599, 3).
+
+    Arguments as those of `pair_accuracy`, whose interval the bins have.
+    """
     predicted = torch.sigmoid(margin.double())
     bins: list[CalibrationBin] = []
     place = (predicted * num_bins).long().clamp_max(num_bins - 1)
     for number in range(num_bins):
         inside = place == number
         if inside.any():
+            said = preference[inside].double()
+            observed = float(said.mean())
+            low, high = wilson_interval(observed, effective_count(said, group[inside]))
             bins.append(
                 CalibrationBin(
-                    float(predicted[inside].mean()),
-                    float(preference[inside].double().mean()),
-                    int(inside.sum()),
+                    float(predicted[inside].mean()), observed, low, high, int(inside.sum())
                 )
             )
     error = sum(abs(found.predicted - found.observed) * found.count for found in bins)

@@ -32,23 +32,26 @@ def measure(model: RewardModel, data: Preferences, training: Training) -> dict[s
     group = data.prompt_of[pairs.image_a]
     margin = pair_margin(States(model, data, cache_megabytes=0), pairs, "scoring test images")
     overall = pair_accuracy(margin, pairs.preference, group)
-    bins, error = calibration(margin, pairs.preference)
+    bins, error = calibration(margin, pairs.preference, group)
     best, epochs = training.fitted.best, training.fitted.epochs
     return {
         "schema_version": SCHEMA_VERSION,
         "architecture": model.architecture,
         **_accuracy(overall),
         "backbone_accuracy": training.backbone_accuracy.value,
+        "backbone_accuracy_low": training.backbone_accuracy.low,
+        "backbone_accuracy_high": training.backbone_accuracy.high,
         "calibration_error": error,
         "train_pairs": len(data.splits["train"]),
         "validation_pairs": len(data.splits["validation"]),
         "test_pairs": len(pairs),
+        "test_prompts": len(group.unique()),
         "test_ties": len(pairs) - overall.count,
         "best_update": best.update,
         "last_update": epochs[-1].update,
         "stopped_early": training.fitted.stopped_early,
         "validation_accuracy": best.validation_accuracy,
-        # How much better the last epoch does on what it was trained on than on what it was not.
+        # By how much the validation loss has risen since the epoch that is kept.
         "overfitting": epochs[-1].validation_loss - best.validation_loss,
         "score_mean": model.mean,
         "score_std": model.std,
@@ -118,6 +121,8 @@ def _ensemble(training: Training) -> dict[str, Any] | None:
     strength = mended.strength.mean[mended.strength.mean != 0]
     edges = torch.linspace(0, 1, 11)
     return {
+        # Labels of which a member has an opinion; the fractions of the settings are of these.
+        "judged": len(strength),
         "flipped": mended.num_flipped,
         "softened": mended.num_softened,
         "smoothed": mended.num_smoothed,

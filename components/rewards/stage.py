@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.contracts.artifacts import write_csv, write_json
+from components.contracts.artifacts import write_csv, write_json, write_text
 from components.contracts.stage import StageContext, log_inputs, write_manifest
 from components.rewards.settings import Settings
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PREFERENCES = Path("data/preferences")
 MODEL = Path("models/reward")
 REPORT = Path("reports/rewards.json")
+PAGE = Path("reports/rewards.html")
 CURVE = Path("reports/rewards_curve.csv")
 CALIBRATION = Path("reports/rewards_calibration.csv")
 LEARNING = Path("reports/rewards_learning.csv")
@@ -37,6 +38,7 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     from components.rewards.audit.run import run_audit, write_unaudited
     from components.rewards.backbones import open_backbone
     from components.rewards.dataset import read_preferences
+    from components.rewards.page import Names, render_report
     from components.rewards.report import measure
     from components.rewards.scorers.model import ModelScorer
     from components.rewards.train import train
@@ -70,6 +72,10 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
     training = train(model, data, settings, context.generator("training"), report_epoch)
     _standardise(model, data)
     report = measure(model, data, training)
+    lineage = [(name, path.as_posix(), digests[name]) for name, path in inputs.items()]
+    page = render_report(
+        report, training.fitted.epochs, Names(settings, context.seed, tuple(lineage))
+    )
     audited = None
     if settings.audit is not None:
         # Before the model takes the place of the one before it.
@@ -77,10 +83,11 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
 
     model.save(root / MODEL)
     _write_report(root, report, training.fitted.epochs)
+    write_text(root / PAGE, page)
     pages = (
         audited.write(root / REPORT.parent) if audited else write_unaudited(root / REPORT.parent)
     )
-    for path in (*(root / name for name in (REPORT, CURVE, CALIBRATION, LEARNING)), *pages):
+    for path in (*(root / name for name in (REPORT, PAGE, CURVE, CALIBRATION, LEARNING)), *pages):
         context.tracker.log_artifact(path)
     write_manifest(context, settings, digests, time.monotonic() - started)
     return {

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from components.rewards.metrics import (
+    Saturation,
+    accuracy_by_margin,
     calibration,
     effective_count,
     pair_accuracy,
+    saturation,
     wilson_interval,
 )
 
@@ -57,15 +60,62 @@ def test_pairs_of_one_prompt_widen_the_interval() -> None:
 
 
 def test_calibration_worked_by_hand() -> None:
-    # sigmoid(log 3) = 0.75, observed 1, 0 and a tie = 0.5; sigmoid(-log 9) = 0.1, observed 0.
+    # sigmoid(log 3) = 0.75, observed 1, 0 and a tie = 0.5; sigmoid(-log 9.5) = 1 / 10.5, never.
     margin = torch.log(torch.tensor([3.0, 3.0, 3.0, 1 / 9.5]))
-    bins, error = calibration(margin, torch.tensor([1.0, 0.0, 0.5, 0.0]))
+    preference = torch.tensor([1.0, 0.0, 0.5, 0.0])
+    bins, error = calibration(margin, preference, torch.arange(4))
     assert [(found.count, found.observed) for found in bins] == [(1, 0.0), (3, 0.5)]
     assert bins[1].predicted == pytest.approx(0.75)
     assert error == pytest.approx((3 * 0.25 + 1 * (1 / 10.5)) / 4, abs=1e-6)
+    assert (bins[1].low, bins[1].high) == pytest.approx(wilson_interval(0.5, 3))
+
+
+def test_pairs_of_one_prompt_widen_the_interval_of_a_bin() -> None:
+    # Residuals +.5 +.5 | -.5 -.5: two groups count as two pairs (see effective_count).
+    margin, preference = torch.full((4,), 0.2), torch.tensor([1.0, 1.0, 0.0, 0.0])
+    (found,), _ = calibration(margin, preference, torch.tensor([0, 0, 1, 1]))
+    assert (found.low, found.high) == pytest.approx(wilson_interval(0.5, 2))
 
 
 def test_sure_and_right_is_perfectly_calibrated() -> None:
-    bins, error = calibration(torch.tensor([90.0, -90.0]), torch.tensor([1.0, 0.0]))
+    margin, preference = torch.tensor([90.0, -90.0]), torch.tensor([1.0, 0.0])
+    bins, error = calibration(margin, preference, torch.arange(2))
     assert error == pytest.approx(0.0, abs=1e-12)
     assert [found.count for found in bins] == [1, 1]
+
+
+def test_accuracy_by_margin_worked_by_hand() -> None:
+    # By |margin|: 0.1 wrong, 0.2 right | 1 right, 2 right | (3 a tie, left out) 4 wrong, 5 right.
+    margin = torch.tensor([5.0, -0.1, 2.0, -4.0, 0.2, -1.0, 3.0])
+    preference = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.5])
+    found = accuracy_by_margin(margin, preference, torch.arange(7), num_bins=3)
+    assert [(one.low, one.high) for one in found] == [
+        pytest.approx(ends) for ends in ((0.1, 0.2), (1.0, 2.0), (4.0, 5.0))
+    ]
+    assert [one.accuracy.value for one in found] == [0.5, 1.0, 0.5]
+    assert [one.accuracy.count for one in found] == [2, 2, 2]
+    # The interval is that of the pairs alone: two of two right.
+    assert found[1].accuracy.low == pytest.approx(wilson_interval(1.0, 2)[0])
+
+
+def test_bins_of_margin_share_out_what_does_not_divide_and_are_never_empty() -> None:
+    margin, preference = torch.arange(1.0, 7.0), torch.ones(6)
+    bins = accuracy_by_margin(margin, preference, torch.arange(6))
+    assert [one.accuracy.count for one in bins] == [2, 2, 1, 1]
+    few = accuracy_by_margin(margin[:3], preference[:3], torch.arange(3))
+    assert [(one.low, one.accuracy.count) for one in few] == [(1.0, 1), (2.0, 1), (3.0, 1)]
+
+
+def test_saturation_worked_by_hand() -> None:
+    # P = 0.993, 0.007 and 0.73; log 99 = 4.595 is the margin of 0.99.
+    margin = torch.tensor([5.0, -5.0, 1.0])
+    assert saturation(margin, torch.ones(3)) == Saturation(pytest.approx(2 / 3), 0.5)
+    assert saturation(margin, torch.tensor([1.0, 0.0, 1.0])).accuracy == 1.0
+    edge = torch.tensor([4.59, 4.60, -4.59, -4.60])
+    assert saturation(edge, torch.ones(4)) == Saturation(0.5, 0.5)
+    # A tie is no right answer, and nothing is said where there is none.
+    assert saturation(margin, torch.tensor([1.0, 0.5, 1.0])) == Saturation(
+        pytest.approx(2 / 3), 1.0
+    )
+    assert saturation(margin, torch.tensor([0.5, 0.5, 1.0])).accuracy is None
+    assert saturation(torch.zeros(2), torch.ones(2)) == Saturation(0.0, None)
