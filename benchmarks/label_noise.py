@@ -63,9 +63,9 @@ FULL = ObjectiveSettings(
     data_smoothing=0.1,
     annotators="reliability",
     prompt_classification=PromptClassificationSettings(),
-    ensemble=EnsembleSettings(members=5),
+    ensemble=EnsembleSettings(members=4),
 )
-"""Everything there is against wrong labels, at its defaults but for half the paper's members."""
+"""Everything there is against wrong labels, at its defaults but for four members."""
 OBJECTIVES = {"plain": ObjectiveSettings(), "full": FULL}
 
 _SHARED: dict[str, Any] = {
