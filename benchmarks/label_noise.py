@@ -63,9 +63,9 @@ FULL = ObjectiveSettings(
     data_smoothing=0.1,
     annotators="reliability",
     prompt_classification=PromptClassificationSettings(),
-    ensemble=EnsembleSettings(members=5),
+    ensemble=EnsembleSettings(members=4),
 )
-"""Everything there is against wrong labels, at its defaults but for half the paper's members."""
+"""Everything there is against wrong labels, at its defaults but for four members."""
 OBJECTIVES = {"plain": ObjectiveSettings(), "full": FULL}
 
 _SHARED: dict[str, Any] = {
@@ -122,6 +122,7 @@ def run_world(architecture: str, seed: int) -> list[dict[str, Any]]:
     model = open_backbone(
         architecture, ROOT / settings.backbone.source, torch_generator(seed, "backbone")
     ).eval()
+    model.symmetric = settings.horizontal_flip
     data = read_preferences(folder / "data/preferences", model.preprocessing.resize)
     named = set_trainable(model, settings.backbone, torch_generator(seed, "lora"))
     # The towers do not learn: their states are the same at every level and in every arm.

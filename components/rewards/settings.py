@@ -161,7 +161,8 @@ class Settings(StrictModel):
     weight_decay: float = Field(default=0.01, ge=0.0, le=10.0)
     """Of matrices; biases, norms and the logit scale are left alone."""
     horizontal_flip: bool = False
-    """Mirror each training image half of the time. Not for prompts that say left or right."""
+    """Mirror each training image half of the time, and let the reward be the mean over a picture
+    and its mirror image. Not for prompts that say left or right."""
     cache_megabytes: int = Field(default=1024, ge=0, le=10**6)
     """Memory for decoded pictures; and again as much for the states of towers that do not learn."""
     learning_curve: LearningCurveSettings = LearningCurveSettings()

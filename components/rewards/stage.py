@@ -57,6 +57,7 @@ def run(settings: Settings, context: StageContext) -> dict[str, float]:
         root / PREFERENCES, model.preprocessing.resize, settings.cache_megabytes
     )
     digests = log_inputs(context, **inputs)
+    model.symmetric = settings.horizontal_flip
     model.to(find_device(context.compute))
 
     def report_epoch(epoch: Epoch) -> None:

@@ -59,13 +59,20 @@ class States:
 
     @torch.no_grad()
     def scores(self, rows: Int64[Tensor, " k"], description: str) -> Float[Tensor, " k"]:
-        """The same without a graph, on the CPU, some at a time."""
+        """The same without a graph, on the CPU, some at a time; of a symmetric model the mean of
+        both sides."""
         if not len(rows):
             return torch.zeros(0)
         chunks = rows.split(TOGETHER)
         return torch.cat(
-            [self.score(chunk).cpu() for chunk in track(chunks, description, len(chunks))]
+            [self._both_sides(chunk).cpu() for chunk in track(chunks, description, len(chunks))]
         )
+
+    def _both_sides(self, rows: Tensor) -> Tensor:
+        if not self.model.symmetric:
+            return self.score(rows)
+        turned = torch.ones(len(rows), dtype=torch.bool)
+        return (self.score(rows) + self.score(rows, turned)) / 2
 
     def prompt_scores(
         self, rows: Int64[Tensor, " k"], prompts: Int64[Tensor, "k p"]

@@ -29,8 +29,7 @@ def model(tmp_path: Path, request: pytest.FixtureRequest) -> RewardModel:
 
 @torch.no_grad()
 def rewards(model: RewardModel, images: torch.Tensor) -> torch.Tensor:
-    text = model.text_states(model.tokenize(PROMPTS))
-    return model.reward(model.image_states_of(images), text)
+    return model.reward(images, model.text_states(model.tokenize(PROMPTS)))
 
 
 @torch.no_grad()
@@ -102,7 +101,7 @@ def test_scaled_scores_keep_their_order(model: RewardModel) -> None:
 def test_pixels_get_gradients(model: RewardModel) -> None:
     pixels = (pictures(3, 2).float() / 255).requires_grad_()
     text = model.text_states(model.tokenize(PROMPTS))
-    model.reward(model.image_states_of(pixels), text).sum().backward()
+    model.reward(pixels, text).sum().backward()
     assert pixels.grad is not None
     assert (pixels.grad.flatten(1).abs().sum(1) > 0).all()
 
@@ -116,6 +115,20 @@ def test_saved_and_loaded_scores_the_same_without_the_backbone(
     loaded = load_reward_model(tmp_path / "reward").eval()
     assert torch.equal(rewards(loaded, images), rewards(model, images))
     assert (loaded.mean, loaded.std) == (0.25, 2.5)
+
+
+@torch.no_grad()
+def test_a_symmetric_model_scores_a_picture_as_its_mirror_image(
+    model: RewardModel, tmp_path: Path
+) -> None:
+    images = pictures(3, 3)
+    sides = rewards(model, images), rewards(model, images.flip(-1))
+    model.symmetric = True
+    model.save(tmp_path / "reward")
+    loaded = load_reward_model(tmp_path / "reward").eval()
+    found = rewards(loaded, images)
+    assert torch.allclose(found, (sides[0] + sides[1]) / 2, atol=1e-5)
+    assert torch.allclose(found, rewards(loaded, images.flip(-1)), atol=1e-5)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -205,7 +218,7 @@ def remove_all(folder: Path) -> None:
         (remove_constants, "is no reward model .*reward.json: no such file"),
         (unknown_version, "reward.json: has format_version 9; allowed: 2"),
         (unknown_architecture, "'three_towers'; allowed: two_towers, cross_attention, frozen_mlp"),
-        (empty_constants, "lacks format_version, architecture, mean or std"),
+        (empty_constants, "lacks format_version, architecture, mean, std or symmetric"),
         (remove_all, "no such model folder"),
     ],
 )

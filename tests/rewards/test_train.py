@@ -217,6 +217,18 @@ def test_states_that_are_kept_score_as_those_that_are_not(
     assert found[3] == kept.score(rows)[3]
 
 
+def test_a_symmetric_model_is_measured_on_both_sides(clip: Path, data: Preferences) -> None:
+    model = opened_clip(clip)
+    rows, turned = torch.arange(5), torch.ones(5, dtype=torch.bool)
+    states = States(model, data, 0)
+    with torch.no_grad():
+        expected = (states.score(rows) + states.score(rows, turned)) / 2
+    plain = states.scores(rows, "")
+    model.symmetric = True
+    assert torch.allclose(states.scores(rows, ""), expected)
+    assert not torch.allclose(plain, expected)
+
+
 def test_a_tower_that_learns_is_never_kept(clip: Path, data: Preferences) -> None:
     model = opened_clip(clip)
     set_trainable(model, BackboneSettings(source="x", trainable="all"), torch_generator(0))

@@ -45,4 +45,5 @@ def load_reward_model(folder: Path) -> RewardModel:
         )
     model = ARCHITECTURES[constants["architecture"]].read(folder, constants)
     model.mean, model.std = constants["mean"], constants["std"]
+    model.symmetric = constants["symmetric"]
     return model

@@ -57,6 +57,8 @@ class RewardModel(nn.Module, ABC):
         self.tokenizer, self.processor, self.source = tokenizer, dict(processor), source
         self.preprocessing = Preprocessing.from_config(processor, source)
         self.mean, self.std = 0.0, 1.0
+        self.symmetric = False
+        """Whether a picture and its mirror image get the same reward: the mean of both scores."""
 
     # --- what a backbone defines -----------------------------------------------------------------
 
@@ -131,9 +133,12 @@ class RewardModel(nn.Module, ABC):
         """States of pictures as they come, bytes or floats in [0, 1]."""
         return self.image_states(self.preprocessing(images.to(self.device)))
 
-    def reward(self, image: Float[Tensor, "b ..."], text: Tensor) -> Float32[Tensor, " b"]:
-        """The standardised score."""
-        return (self.score(image, text) - self.mean) / self.std
+    def reward(self, images: Images, text: Tensor) -> Float32[Tensor, " b"]:
+        """Standardised scores of pictures as they come."""
+        score = self.score(self.image_states_of(images), text)
+        if self.symmetric:
+            score = (score + self.score(self.image_states_of(images.flip(-1)), text)) / 2
+        return (score - self.mean) / self.std
 
     def save(self, folder: Path) -> None:
         """Write the whole folder or nothing; equal models give equal bytes."""
@@ -149,6 +154,7 @@ class RewardModel(nn.Module, ABC):
                     "architecture": self.architecture,
                     "mean": self.mean,
                     "std": self.std,
+                    "symmetric": self.symmetric,
                     **constants,
                 },
             )
@@ -167,11 +173,12 @@ def read_constants(folder: Path) -> dict[str, Any]:
         for key in ("mean", "std"):
             constants[key] = float(constants[key])
         str(constants["architecture"])
+        constants["symmetric"] = bool(constants["symmetric"])
     except DataError as error:
         raise ModelError(f"is no reward model ({error})", file=folder) from None
     except (KeyError, TypeError, ValueError):
         raise ModelError(
-            "lacks format_version, architecture, mean or std",
+            "lacks format_version, architecture, mean, std or symmetric",
             file=path,
             allowed=f"what the stage rewards wrote, format_version {FORMAT_VERSION}",
         ) from None

@@ -45,7 +45,7 @@ class ModelScorer:
         text = self._text_states(prompts)
 
         def rewards(rows: Tensor) -> Tensor:
-            return self._model.reward(self._model.image_states_of(images[rows]), text[rows])
+            return self._model.reward(images[rows], text[rows])
 
         return in_equal_parts(len(images), CHUNK, rewards)
 
