@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from components.contracts.intervals import wilson_interval
+from components.contracts.intervals import Z_95, Estimate, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,63 @@ def pair_accuracy(
     decided = preference != 0.5
     if not decided.any():
         raise ValueError("no decided pair")
-    right = torch.where(preference[decided] > 0.5, margin[decided], -margin[decided])
-    correct = ((right.sign() + 1) / 2).double()
+    correct = _correct(margin[decided], preference[decided])
     value = float(correct.mean())
     low, high = wilson_interval(value, effective_count(correct, group[decided]))
     return Accuracy(value, low, high, len(correct))
+
+
+def _correct(margin: Float[Tensor, " n"], preference: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """1 where the preferred image of a decided pair scores higher, 0 where lower, else 1/2."""
+    right = torch.where(preference > 0.5, margin, -margin)
+    return ((right.sign() + 1) / 2).double()
+
+
+def paired_gain(
+    margin: Float[Tensor, " n"],
+    before: Float[Tensor, " n"],
+    preference: Float[Tensor, " n"],
+    group: Int[Tensor, " n"],
+) -> Estimate:
+    """By how much a model is right more often than another one on the same pairs.
+
+    With d = right now - right before of each decided pair, the 95 % interval is 1.96 standard
+    errors of mean d when whole groups are drawn:
+
+        variance = G / (G - 1) * sum over groups of (sum of (d - mean d))^2 / n^2
+
+    It is much tighter than the intervals of both accuracies: most pairs are right with both models
+    or wrong with both.
+
+    Worked: two groups of two, d = 1 0 | 0 0: mean 1/4, group sums 1/2 and -1/2, variance
+    2 * (1/4 + 1/4) / 16 = 1/16, interval 1/4 -+ 0.49.
+
+    Args:
+        margin: score_a - score_b by the model.
+        before: the same by the other one.
+        preference, group: as in `pair_accuracy`.
+
+    Raises:
+        ValueError: no pair is decided.
+    """
+    decided = preference != 0.5
+    if not decided.any():
+        raise ValueError("no decided pair")
+    now, then = (_correct(side[decided], preference[decided]) for side in (margin, before))
+    change = now - then
+    mean, sums = float(change.mean()), group_sums(change - change.mean(), group[decided])
+    if len(sums) < 2:
+        return Estimate(mean, -1.0, 1.0)
+    correction = len(sums) / (len(sums) - 1)
+    half = Z_95 * math.sqrt(correction * float((sums**2).sum())) / len(change)
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
+
+
+def group_sums(values: Float[Tensor, " n"], group: Int[Tensor, " n"]) -> Float[Tensor, " g"]:
+    """The sum of the values of each group."""
+    _, index = group.unique(return_inverse=True)
+    sums = torch.zeros(int(index.max()) + 1, dtype=values.dtype, device=values.device)
+    return sums.index_add(0, index, values)
 
 
 def effective_count(correct: Float[Tensor, " n"], group: Int[Tensor, " n"]) -> float:
@@ -63,10 +116,7 @@ def effective_count(correct: Float[Tensor, " n"], group: Int[Tensor, " n"]) -> f
     binomial = float((residual**2).sum())
     if binomial == 0:
         return float(count)
-    _, index = group.unique(return_inverse=True)
-    sums = torch.zeros(int(index.max()) + 1, dtype=residual.dtype, device=residual.device)
-    sums.index_add_(0, index, residual)
-    return count / max(1.0, float((sums**2).sum()) / binomial)
+    return count / max(1.0, float((group_sums(residual, group) ** 2).sum()) / binomial)
 
 
 @dataclass(frozen=True)

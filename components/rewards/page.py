@@ -216,7 +216,7 @@ def _course(
     percents: bool = False,
 ) -> Markup:
     points = lines[0].points
-    form = short_percent if percents else short
+    form = short_percent if percents else _nats
     text = f"{title} over updates: from {form(points[0][1])} to {form(points[-1][1])}"
     if mark:
         text += f", the kept epoch at update {short(mark[0][0])} with {form(mark[0][1])}"
@@ -232,6 +232,11 @@ def _course(
             mark=mark,
         )
     )
+
+
+def _nats(loss: float) -> str:
+    """A loss as an axis shows it: its changes are small beside itself."""
+    return f"{loss:.5g}"
 
 
 def _strength_chart(report: Mapping[str, Any]) -> Markup | None:

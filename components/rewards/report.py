@@ -17,6 +17,7 @@ from components.rewards.metrics import (
     accuracy_by_margin,
     calibration,
     pair_accuracy,
+    paired_gain,
     saturation,
 )
 from components.rewards.states import States
@@ -33,6 +34,7 @@ def measure(model: RewardModel, data: Preferences, training: Training) -> dict[s
     margin = pair_margin(States(model, data, cache_megabytes=0), pairs, "scoring test images")
     overall = pair_accuracy(margin, pairs.preference, group)
     bins, error = calibration(margin, pairs.preference, group)
+    gain = paired_gain(margin, training.backbone_margin, pairs.preference, group)
     best, epochs = training.fitted.best, training.fitted.epochs
     return {
         "schema_version": SCHEMA_VERSION,
@@ -41,6 +43,10 @@ def measure(model: RewardModel, data: Preferences, training: Training) -> dict[s
         "backbone_accuracy": training.backbone_accuracy.value,
         "backbone_accuracy_low": training.backbone_accuracy.low,
         "backbone_accuracy_high": training.backbone_accuracy.high,
+        # On the same pairs; much tighter than the two intervals.
+        "backbone_gain": gain.value,
+        "backbone_gain_low": gain.low,
+        "backbone_gain_high": gain.high,
         "calibration_error": error,
         "train_pairs": len(data.splits["train"]),
         "validation_pairs": len(data.splits["validation"]),
@@ -67,16 +73,23 @@ def measure(model: RewardModel, data: Preferences, training: Training) -> dict[s
         "calibration": [asdict(found) for found in bins],
         "saturation": asdict(saturation(margin, pairs.preference)),
         "annotators": _annotators(data, training, margin, group),
-        "learning_curve": [
-            {
-                "prompts": point.prompts,
-                "judgements": point.judgements,
-                **_accuracy(point.accuracy),
-            }
-            for point in training.curve
-        ],
+        "learning_curve": _learning_curve(data, training, group),
         "ensemble": _ensemble(training),
     }
+
+
+def _learning_curve(data: Preferences, training: Training, group: Tensor) -> list[dict[str, Any]]:
+    """The points, each with what the labels that it lacks have added."""
+    preference, whole = data.splits["test"].preference, training.curve[-1]
+    return [
+        {
+            "prompts": point.prompts,
+            "judgements": point.judgements,
+            **_accuracy(point.accuracy),
+            "to_all": asdict(paired_gain(whole.margin, point.margin, preference, group)),
+        }
+        for point in training.curve
+    ]
 
 
 def _accuracy(found: Accuracy) -> dict[str, Any]:
@@ -102,6 +115,8 @@ def _annotators(
 ) -> dict[str, Any]:
     """How often the model agrees with each annotator; and the reliability that was learnt."""
     pairs = data.splits["test"]
+    # The backbone as it was has learnt nothing about anybody.
+    learnt = training.learnt_reliability and training.fitted.best.update > 0
     reliability = training.fitted.habits.reliability().detach().cpu()
     found = {}
     for number, name in enumerate(data.annotators):
@@ -109,7 +124,7 @@ def _annotators(
         if agreed is not None:
             found[name] = {
                 **_accuracy(agreed),
-                "reliability": float(reliability[number]) if training.learnt_reliability else None,
+                "reliability": float(reliability[number]) if learnt else None,
             }
     return found
 

@@ -48,6 +48,8 @@ class CurvePoint:
     judgements: int
     """What people said of them: pairs, ties among them, and ratings where they are learnt from."""
     accuracy: Accuracy
+    margin: Float[Tensor, " n"]
+    """Of the pairs of the test split."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Training:
     fitted: Fitted
     mended: Mended | None
     backbone_accuracy: Accuracy
+    backbone_margin: Float[Tensor, " n"]
+    """Of the pairs of the test split, before the first update."""
     curve: tuple[CurvePoint, ...]
     """Rising; the last point is the model that is kept."""
     learnt_reliability: bool
@@ -87,7 +91,7 @@ def train(
     states = States(model, data, settings.cache_megabytes)
     trainer = Trainer(model, named, data, states, settings)
     start = trainer.start()
-    before = held_out_accuracy(states, data, "scoring test images with the backbone")
+    backbone_margin, backbone = held_out(states, data, "scoring test images with the backbone")
     everything = trained_prompts(data, settings.objective)
     if not len(everything):
         raise SettingsError(
@@ -107,14 +111,16 @@ def train(
     curve.append(_point(trainer, everything))
     merge_lora(model)
     reliability = settings.objective.annotators == "reliability"
-    return Training(fitted, mended, before, tuple(curve), reliability)
+    return Training(fitted, mended, backbone, backbone_margin, tuple(curve), reliability)
 
 
-def held_out_accuracy(states: States, data: Preferences, description: str) -> Accuracy:
-    """On the pairs of the test split."""
+def held_out(
+    states: States, data: Preferences, description: str
+) -> tuple[Float[Tensor, " n"], Accuracy]:
+    """Margins of the pairs of the test split, and the accuracy on them."""
     pairs = data.splits["test"]
     margin = pair_margin(states, pairs, description)
-    return pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a])
+    return margin, pair_accuracy(margin, pairs.preference, data.prompt_of[pairs.image_a])
 
 
 def train_on(
@@ -216,5 +222,5 @@ def _point(trainer: Trainer, prompts: Int64[Tensor, " p"]) -> CurvePoint:
     if trainer.settings.objective.ratings_weight > 0:
         judged.append(data.ratings["train"].image)
     count = int(torch.isin(data.prompt_of[torch.cat(judged)], prompts).sum())
-    accuracy = held_out_accuracy(trainer.states, data, "scoring test images")
-    return CurvePoint(len(prompts), count, accuracy)
+    margin, accuracy = held_out(trainer.states, data, "scoring test images")
+    return CurvePoint(len(prompts), count, accuracy, margin)

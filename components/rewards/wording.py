@@ -14,9 +14,9 @@ from components.pages.numbers import (
     decimal,
     listed,
     percent,
-    percent_interval,
     plural,
     points,
+    points_interval,
 )
 from components.rewards.fit import Epoch
 
@@ -28,6 +28,8 @@ RARE = 0.05
 """Share of certain pairs up to which a wrong one among them is no alarm."""
 RUN_AWAY = 0.5
 """Share of certain pairs from which on a reward has little gradient left."""
+SETTLED = 1e-3
+"""Change of a loss, in nats, that is none."""
 
 
 class Sentence(NamedTuple):
@@ -38,16 +40,12 @@ class Sentence(NamedTuple):
 
 
 def verdict(report: Report) -> Verdict:
-    """Whether the training was worth it: accuracy's interval against chance and the backbone.
-
-    The backbone was measured on the same pairs, so its figure is a point to hold the interval
-    against, not a second sample.
-    """
+    """Whether the training was worth it, by the interval of the gain over the backbone."""
     if report["best_update"] == 0 or report["accuracy_low"] <= 0.5:
         return "unclear"
-    if report["accuracy_low"] > report["backbone_accuracy"]:
+    if report["backbone_gain_low"] > 0:
         return "better"
-    return "worse" if report["accuracy_high"] < report["backbone_accuracy"] else "unclear"
+    return "worse" if report["backbone_gain_high"] < 0 else "unclear"
 
 
 def headline(report: Report) -> str:
@@ -86,13 +84,17 @@ def certainty(report: Report) -> Sentence:
     share, accuracy = report["saturation"]["share"], report["saturation"]["accuracy"]
     if share == 0:
         return Sentence(
-            "The scores have not run away: there is no pair of which the model is certain (beyond "
-            f"99{NBSP}%)."
+            "The scores have not run away: there is no test pair of which the model is certain "
+            f"(beyond 99{NBSP}%)."
         )
-    text = f"It is certain (beyond 99{NBSP}%) of {percent(share, 1)} of the pairs"
+    certain = round(share * report["test_pairs"])
+    text = (
+        f"It is certain (beyond 99{NBSP}%) of {_whole(certain)} of {_whole(report['test_pairs'])} "
+        f"test pairs, {percent(share, 1)}"
+    )
     if accuracy is None:
-        return Sentence(f"{text}, all of which people called ties.")
-    text += f" and right in {percent(accuracy)} of these"
+        return Sentence(f"{text}; people called all of these ties.")
+    text += f", and right in {percent(accuracy)} of those with a winner"
     if accuracy < HONEST and share > RARE:
         return Sentence(f"{text}: surer than it should be.", "watch")
     if share > RUN_AWAY:
@@ -114,60 +116,66 @@ def reliability(report: Report) -> str:
 def more_labels(curve: Sequence[Report]) -> Sentence:
     """Whether more labels would help.
 
-    The rule: they would where the interval of all labels lies above the figure of half of them.
-    Half is the point that comes nearest to it.
+    The rule: they would where the step from half of the labels to all of them raised accuracy, its
+    95 % interval on the same pairs above zero. Half is the point that comes nearest to it.
     """
     if len(curve) < 2:
         return Sentence("Not measured: learning_curve.shares names no part of the prompts.")
     whole = curve[-1]
     half = min(curve[:-1], key=lambda point: abs(point["judgements"] - whole["judgements"] / 2))
-    gain = whole["accuracy"] - half["accuracy"]
+    gain = half["to_all"]
     facts = (
-        f"from {count(half['judgements'])} to {count(whole['judgements'])} judgements accuracy "
-        f"went from {percent(half['accuracy'], 1)} to {percent(whole['accuracy'], 1)} "
-        f"{percent_interval((whole['accuracy_low'], whole['accuracy_high']))}"
+        f"from {_whole(half['judgements'])} to {_whole(whole['judgements'])} judgements accuracy "
+        f"changed by {points(gain['value'])} points {points_interval((gain['low'], gain['high']))}"
     )
-    if whole["accuracy_low"] > half["accuracy"]:
-        return Sentence(f"More labels would help: {facts}, more than chance explains.", "better")
-    if whole["accuracy_high"] < half["accuracy"]:
+    if gain["low"] > 0:
+        return Sentence(f"More labels would help: {facts}.", "better")
+    if gain["high"] < 0:
         return Sentence(f"More labels did harm: {facts}. Look at the labels.", "worse")
-    change = "a gain" if gain > 0 else "no gain"
-    return Sentence(f"More labels of this kind would help little, if at all: {facts}, {change} "
-                    "that chance explains.")  # fmt: skip
+    return Sentence(f"No sign that more labels of this kind would help: {facts}.")
 
 
-def course(report: Report, epochs: Sequence[Epoch], patience: int) -> Sentence:
-    """Over-fitting in words: which epoch was kept, what became of the later ones."""
-    best, last = report["best_update"], report["last_update"]
+def course(report: Report, epochs: Sequence[Epoch], patience: int) -> str:
+    """How the training went and ended, with over-fitting in words."""
     ended = (
         f"stopped early, after {plural(patience, 'epoch')} without a lower validation loss"
         if report["stopped_early"]
         else f"ran all of its {plural(len(epochs) - 1, 'epoch')}"
     )
-    start = f"Training {ended}."
-    if best == 0:
-        return Sentence(
-            f"{start} No epoch had a lower validation loss than the backbone, so nothing of the "
-            "training was kept.",
-            "worse",
+    kept = next(epoch for epoch in epochs if epoch.update == report["best_update"])
+    if kept.update == 0:
+        return (
+            f"Training {ended}. No epoch had a lower validation loss than the backbone's "
+            f"{decimal(kept.validation_loss, 3)} nats, so nothing of the training was kept."
         )
-    if best == last:
-        return Sentence(
-            f"{start} The last epoch, at update {count(last)}, is the best: no sign of "
-            "over-fitting, and more epochs may still help."
+    learnt = (
+        f"Training {ended}. Update {_whole(kept.update)} is kept: its validation loss is "
+        f"{decimal(kept.validation_loss, 3)} nats, the backbone's was "
+        f"{decimal(epochs[0].validation_loss, 3)}."
+    )
+    return f"{learnt} {_end(kept, epochs)}"
+
+
+def _end(kept: Epoch, epochs: Sequence[Epoch]) -> str:
+    last = epochs[-1]
+    if kept == last:
+        if epochs[-2].validation_loss - last.validation_loss < SETTLED:
+            return (
+                "It had settled by the end: no over-fitting, and little to gain from more epochs."
+            )
+        return "It still fell in the last epoch: no over-fitting, and more epochs may help."
+    rise = last.validation_loss - kept.validation_loss
+    if rise < SETTLED:
+        return "After that it stayed where it was: no over-fitting to speak of."
+    text = f"After that it rose by {decimal(rise, 3)}"
+    if last.train_loss < kept.train_loss:
+        fall = decimal(kept.train_loss - last.train_loss, 3)
+        return (
+            f"{text} while the training loss fell by {fall}: over-fitting, and none of it was kept."
         )
-    kept = next(epoch for epoch in epochs if epoch.update == best)
-    rise = f"validation loss rose by {decimal(report['overfitting'], 3)} nats"
-    if epochs[-1].train_loss < kept.train_loss:
-        rise += (
-            f" while training loss fell by {decimal(kept.train_loss - epochs[-1].train_loss, 3)}"
-        )
-        cause = "over-fitting"
-    else:
-        cause = "and training loss did not fall either: a lower learning rate may help"
-    return Sentence(
-        f"{start} Update {count(best)} is kept; until update {count(last)} {rise}, {cause}. What "
-        "came after the kept epoch was thrown away."
+    return (
+        f"{text}, and the training loss did not fall either; none of it was kept. A lower learning "
+        "rate may help."
     )
 
 
@@ -186,10 +194,15 @@ def mended(report: Report) -> Sentence:
     """What an ensemble found about the labels."""
     found = report["ensemble"]
     return Sentence(
-        f"Of {count(found['judged'])} labels with a winner that it could judge, the ensemble "
-        f"contradicts {percent(found['contradicted'])}. {count(found['flipped'])} were flipped, "
-        f"{count(found['softened'])} became ties, {count(found['smoothed'])} were smoothed."
+        f"Of {_whole(found['judged'])} labels with a winner that it could judge, the ensemble "
+        f"contradicts {percent(found['contradicted'])}. {_whole(found['flipped'])} were flipped, "
+        f"{_whole(found['softened'])} became ties, {_whole(found['smoothed'])} were smoothed."
     )
+
+
+def _whole(number: float) -> str:
+    """A count that a line never breaks."""
+    return count(number).replace("\u2009", "\u202f")
 
 
 def named(name: str) -> str:

@@ -9,6 +9,7 @@ from components.rewards.metrics import (
     calibration,
     effective_count,
     pair_accuracy,
+    paired_gain,
     saturation,
     wilson_interval,
 )
@@ -57,6 +58,39 @@ def test_pairs_of_one_prompt_widen_the_interval() -> None:
     together = pair_accuracy(margin, preference, torch.arange(40) // 4)
     assert together.value == apart.value == 0.75
     assert together.high - together.low > apart.high - apart.low
+
+
+def test_paired_gain_worked_by_hand() -> None:
+    # d = 1 0 | 0 0: mean 1/4, group sums 1/2 and -1/2, variance 2 * (1/4 + 1/4) / 16 = 1/16.
+    margin, before = torch.ones(5), torch.tensor([-1.0, 1.0, 1.0, 1.0, -1.0])
+    preference = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5])
+    gain = paired_gain(margin, before, preference, torch.tensor([0, 0, 1, 1, 1]))
+    assert gain.value == 0.25
+    assert (gain.low, gain.high) == pytest.approx((0.25 - 0.49, 0.25 + 0.49), abs=1e-3)
+
+
+def test_a_paired_gain_is_the_difference_of_both_accuracies_and_surer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    preference = (torch.rand(600, generator=generator) < 0.5).float()
+    group = torch.arange(600) // 6
+    before = (preference - 0.5) * 4 + torch.randn(600, generator=generator) * 2
+    margin = before + (preference - 0.5) * 0.5
+    gain = paired_gain(margin, before, preference, group)
+    now, then = (pair_accuracy(side, preference, group) for side in (margin, before))
+    assert gain.value == pytest.approx(now.value - then.value)
+    assert gain.low > 0, "the same pairs tell"
+    assert now.low < then.value, "two intervals do not"
+    turned = paired_gain(before, margin, preference, group)
+    assert (turned.low, turned.high) == pytest.approx((-gain.high, -gain.low))
+
+
+def test_a_gain_that_nothing_tells_of() -> None:
+    same = paired_gain(torch.ones(4), torch.ones(4), torch.ones(4), torch.arange(4))
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    alone = paired_gain(torch.ones(4), -torch.ones(4), torch.ones(4), torch.zeros(4).int())
+    assert (alone.value, alone.low, alone.high) == (1.0, -1.0, 1.0)
+    with pytest.raises(ValueError, match="no decided pair"):
+        paired_gain(torch.ones(2), torch.ones(2), torch.full((2,), 0.5), torch.arange(2))
 
 
 def test_calibration_worked_by_hand() -> None:

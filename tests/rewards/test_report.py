@@ -72,6 +72,9 @@ def test_the_report_has_these_keys_and_no_others(found: Run) -> None:
         "backbone_accuracy",
         "backbone_accuracy_low",
         "backbone_accuracy_high",
+        "backbone_gain",
+        "backbone_gain_low",
+        "backbone_gain_high",
         "calibration_error",
         "train_pairs",
         "validation_pairs",
@@ -104,7 +107,8 @@ def test_the_report_has_these_keys_and_no_others(found: Run) -> None:
     for row in report["annotators"].values():
         assert row.keys() == {"reliability", *ACCURACY}
     for row in report["learning_curve"]:
-        assert row.keys() == {"prompts", "judgements", *ACCURACY}
+        assert row.keys() == {"prompts", "judgements", "to_all", *ACCURACY}
+        assert row["to_all"].keys() == {"value", "low", "high"}
     counts = {"judged", "flipped", "softened", "smoothed"}
     assert report["ensemble"].keys() == {*counts, "contradicted", "strength"}
 
@@ -127,6 +131,19 @@ def test_accuracy_is_that_of_the_kept_model_on_the_test_split(found: Run) -> Non
     for name in ("accuracy", "backbone_accuracy"):
         assert 0 <= report[f"{name}_low"] < report[name] < report[f"{name}_high"] <= 1
     assert report["backbone_accuracy"] == found.training.backbone_accuracy.value
+
+
+def test_the_gain_over_the_backbone_is_that_of_the_same_pairs(found: Run) -> None:
+    report = found.report
+    difference = report["accuracy"] - report["backbone_accuracy"]
+    assert report["backbone_gain"] == pytest.approx(difference)
+    assert report["backbone_gain_low"] < difference < report["backbone_gain_high"]
+    # As wide as the two intervals together it would tell nothing new.
+    width = report["backbone_gain_high"] - report["backbone_gain_low"]
+    both = sum(
+        report[f"{name}_high"] - report[f"{name}_low"] for name in ("accuracy", "backbone_accuracy")
+    )
+    assert width < both
 
 
 PARTS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
@@ -182,7 +199,9 @@ def test_calibration_counts_every_pair_and_weighs_its_error(found: Run) -> None:
     )
     assert report["calibration_error"] == pytest.approx(error / report["test_pairs"])
     for one in report["calibration"]:
-        assert 0 <= one["low"] <= one["observed"] <= one["high"] <= 1
+        # Of a share of 0 or 1 the interval's end is that share, to the last digit but one.
+        assert 0 <= one["low"] <= one["observed"] + 1e-9
+        assert one["observed"] - 1e-9 <= one["high"] <= 1
     predicted = [one["predicted"] for one in report["calibration"]]
     assert predicted == sorted(predicted)
 
@@ -208,6 +227,10 @@ def test_the_learning_curve_ends_at_the_report_itself(found: Run) -> None:
     assert {name: curve[-1][name] for name in ACCURACY} == {
         name: found.report[name] for name in ACCURACY
     }
+    for point in curve:
+        assert point["to_all"]["value"] == pytest.approx(curve[-1]["accuracy"] - point["accuracy"])
+    assert set(curve[-1]["to_all"].values()) == {0.0}
+    assert curve[0]["to_all"]["low"] <= curve[0]["to_all"]["value"] <= curve[0]["to_all"]["high"]
 
 
 def test_a_learnt_reliability_stands_beside_its_annotator(found: Run) -> None:
@@ -215,8 +238,13 @@ def test_a_learnt_reliability_stands_beside_its_annotator(found: Run) -> None:
     for number, name in enumerate(found.data.annotators[:2]):
         assert found.report["annotators"][name]["reliability"] == pytest.approx(learnt[number])
         assert 0 < learnt[number] < 1
-    alike = measure(found.model, found.data, replace(found.training, learnt_reliability=False))
-    assert {one["reliability"] for one in alike["annotators"].values()} == {None}
+    fitted = replace(found.training.fitted, best=found.training.fitted.epochs[0])
+    for training in (
+        replace(found.training, learnt_reliability=False),
+        replace(found.training, fitted=fitted),
+    ):
+        report = measure(found.model, found.data, training)
+        assert {one["reliability"] for one in report["annotators"].values()} == {None}
 
 
 def test_the_ensemble_is_told_by_counts_and_deciles(found: Run) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from components.rewards.settings import AuditSettings, Settings
 from components.tracking import NullTracker
 from tests.rewards.audit.plugs import Reward
 from tests.rewards.world import NUM_PROMPTS, SAMPLES_PER_PROMPT, rows, write_world
+from tests.support.html_page import Page
 
 SETTINGS = AuditSettings(
     judge=PluginSettings(callable="tests.rewards.audit.plugs:RednessJudge"),
@@ -216,35 +216,10 @@ def test_what_the_judge_cannot_do_is_one_line(context: StageContext) -> None:
         run_audit(Reward(), SETTINGS, context, "redness")
 
 
-class Page(HTMLParser):
-    """Checks that tags close in order, and keeps what the page asks for."""
-
-    VOID = frozenset({"meta", "img", "br", "path", "circle"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert tag in self.VOID or self.open.pop() == tag, tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def test_the_page_is_whole_and_asks_nobody(context: StageContext) -> None:
     with pytest.raises(QuarantinedData):
         run_audit(Reward(0.0, "saturation"), SETTINGS, context, "<b>mine</b> & yours")
-    page = Page()
-    page.feed((context.work / "rewards_audit.html").read_text())
-    assert page.open == []
+    page = Page((context.work / "rewards_audit.html").read_text())
     assert len(page.sources) > len(EDITS)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "Refused: its choice gets only" in page.text and "it follows saturation" in page.text
