@@ -1,4 +1,4 @@
-"""The shipped cross-attention tower reads pictures: a right caption beats one wrong in one thing."""
+"""The shipped cross-attention tower: the right caption beats one that is wrong in one thing."""
 
 from __future__ import annotations
 
