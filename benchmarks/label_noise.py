@@ -32,7 +32,7 @@ from benchmarks.claims import worlds
 from benchmarks.claims.plots import BLUE, GREY, ORANGE, save
 from components.contracts.artifacts import read_json, write_json
 from components.contracts.seeds import numpy_generator, torch_generator
-from components.contracts.settings import read_params
+from components.contracts.settings import load_block, read_params
 from components.contracts.stage import git_revision
 from components.miniature import people as miniature_people
 from components.rewards.backbones import open_backbone
@@ -48,7 +48,7 @@ from components.rewards.settings import (
     Settings,
 )
 from components.rewards.states import States
-from components.rewards.train import train_on, trained_prompts
+from components.rewards.train import train, train_on, trained_prompts
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks/results/label_noise.json"
@@ -149,12 +149,26 @@ def run_world(architecture: str, seed: int) -> list[dict[str, Any]]:
     return runs
 
 
+def shipped(seed: int) -> float:
+    """Accuracy of the reward model that params.yaml asks for, on the labels as people gave them."""
+    settings = load_block(ROOT / "params.yaml", "rewards", Settings)
+    folder = worlds.prepare(seed, quick=False)
+    chosen = settings.model_copy(update={"learning_curve": LearningCurveSettings(shares=())})
+    backbone = settings.backbone
+    source = ROOT / backbone.source
+    model = open_backbone(backbone.architecture, source, torch_generator(seed, "backbone")).eval()
+    model.symmetric = settings.horizontal_flip
+    data = read_preferences(folder / "data/preferences", model.preprocessing.resize)
+    training = train(model, data, chosen, torch_generator(seed, "training"))
+    return training.curve[-1].accuracy.value
+
+
 def ceiling(seed: int) -> dict[str, float]:
-    """What the people's own noise allows on the test pairs of a world.
+    """What the people's own noise allows on the test pairs of a world, and what was reached.
 
     `expected` is the accuracy of always naming the image with the higher mean chance to win, over
     the labels that chance could have given; `here` the accuracy of the mean utility on the labels
-    that it did give.
+    that it did give. `shipped` is the accuracy of the reward model of params.yaml.
     """
     folder = worlds.prepare(seed, quick=False)
     people = miniature_people.build(
@@ -178,8 +192,10 @@ def ceiling(seed: int) -> dict[str, float]:
     mean = (chance * decided).sum(0) / decided.sum(0).clamp_min(1e-9)
     asked = pairs.preference != 0.5
     return {
+        "test_pairs": int(asked.sum()),
         "expected": float(torch.maximum(mean, 1 - mean)[asked].mean()),
         "here": _mean(correct(gap.mean(0), pairs)),
+        "shipped": shipped(seed),
     }
 
 
@@ -301,6 +317,7 @@ def main() -> int:
         name: [run for seed in SEEDS for run in run_world(name, seed)]
         for name in options.architectures
     }
+    allowed = {str(seed): ceiling(seed) for seed in SEEDS}
     result = {
         "git_revision": git_revision(ROOT),
         "seeds": list(SEEDS),
@@ -310,7 +327,12 @@ def main() -> int:
             if run["flips"] == 0 and run["arm"] == "plain"
             for right in run["right"]
         ),
-        "ceiling": {str(seed): ceiling(seed) for seed in SEEDS},
+        "ceiling": allowed,
+        # Over all pairs of the three worlds.
+        "shipped_share_of_ceiling": sum(
+            found["shipped"] * found["test_pairs"] for found in allowed.values()
+        )
+        / sum(found["expected"] * found["test_pairs"] for found in allowed.values()),
         "architectures": {
             name: {
                 "settings": BACKBONES[name].model_dump(mode="json"),
