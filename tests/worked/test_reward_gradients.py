@@ -22,7 +22,7 @@ from components.finetuning.algorithms.refl import StepWindow
 from components.finetuning.experience.prompt_classification import near_misses
 from components.finetuning.losses import reward_gradient, sample_weights
 from components.finetuning.prompt_pool import PromptPool
-from components.rewards.losses import prompt_classification_loss
+from components.rewards.losses.prompts import prompt_classification_loss
 
 REWARD = [1.0, 4.0, 2.5]
 
