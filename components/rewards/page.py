@@ -178,14 +178,13 @@ def _training_charts(report: Mapping[str, Any], epochs: Sequence[Epoch]) -> list
     # What stands at update 0 is of another kind: the backbone at its own scale.
     training = [(float(epoch.update), epoch.train_loss) for epoch in epochs[1:]]
     accuracy = [(float(epoch.update), epoch.validation_accuracy) for epoch in epochs]
-    know_nothing = [(x, math.log(2)) for x, _ in (validation[0], validation[-1])]
     return [
         {
             "title": "Validation loss",
-            "meaning": "in nats, of prompts that were not trained on; dotted: log 2, knows nothing",
+            "meaning": "in nats, of prompts that were not trained on; who knows nothing has 0.693",
             "svg": _course(
                 "Validation loss",
-                [Line("line", validation), Line("plain", know_nothing)],
+                validation,
                 ((float(kept.update), kept.validation_loss), "kept"),
             ),
         },
@@ -193,14 +192,14 @@ def _training_charts(report: Mapping[str, Any], epochs: Sequence[Epoch]) -> list
             "title": "Training loss",
             "meaning": "in nats, mean of each epoch; what the optimizer saw, terms beside the pairs"
             " included",
-            "svg": _course("Training loss", [Line("line", training)]),
+            "svg": _course("Training loss", training),
         },
         {
             "title": "Validation accuracy",
             "meaning": "share of validation pairs; it does not choose, being noisier than the loss",
             "svg": _course(
                 "Validation accuracy",
-                [Line("line", accuracy)],
+                accuracy,
                 ((float(kept.update), kept.validation_accuracy), "kept"),
                 percents=True,
             ),
@@ -210,12 +209,11 @@ def _training_charts(report: Mapping[str, Any], epochs: Sequence[Epoch]) -> list
 
 def _course(
     title: str,
-    lines: Sequence[Line],
+    points: Sequence[Point],
     mark: tuple[Point, str] | None = None,
     *,
     percents: bool = False,
 ) -> Markup:
-    points = lines[0].points
     form = short_percent if percents else _nats
     text = f"{title} over updates: from {form(points[0][1])} to {form(points[-1][1])}"
     if mark:
@@ -224,7 +222,7 @@ def _course(
     updates = [x for x, _ in points] if len(points) <= MAX_TICKS else nice_ticks(first, last)
     return Markup(
         lines_chart(
-            lines,
+            [Line("line", points)],
             {x: count(x) for x in updates},
             description=text,
             x_label="updates",

@@ -132,6 +132,8 @@ def more_labels(curve: Sequence[Report]) -> Sentence:
         return Sentence(f"More labels would help: {facts}.", "better")
     if gain["high"] < 0:
         return Sentence(f"More labels did harm: {facts}. Look at the labels.", "worse")
+    if gain["value"] > 0:
+        return Sentence(f"Not clear whether more labels of this kind would help: {facts}.")
     return Sentence(f"No sign that more labels of this kind would help: {facts}.")
 
 
@@ -160,9 +162,7 @@ def _end(kept: Epoch, epochs: Sequence[Epoch]) -> str:
     last = epochs[-1]
     if kept == last:
         if epochs[-2].validation_loss - last.validation_loss < SETTLED:
-            return (
-                "It had settled by the end: no over-fitting, and little to gain from more epochs."
-            )
+            return "It had settled by the end, where the learning rate is zero: no over-fitting."
         return "It still fell in the last epoch: no over-fitting, and more epochs may help."
     rise = last.validation_loss - kept.validation_loss
     if rise < SETTLED:

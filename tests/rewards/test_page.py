@@ -144,7 +144,8 @@ def test_the_verdict_claims_no_more_than_the_interval(
     ("gain", "begins", "style"),
     [
         (step(0.05, 0.02), "More labels would help: from 2", "better"),
-        (step(0.05, 0.06), "No sign that more labels of this kind would help: ", ""),
+        (step(0.05, 0.06), "Not clear whether more labels of this kind would help: ", ""),
+        (step(0.0, 0.06), "No sign that more labels of this kind would help: ", ""),
         (step(-0.05, 0.06), "No sign that more labels of this kind would help: ", ""),
         (step(-0.05, 0.02), "More labels did harm: ", "worse"),
     ],
