@@ -14,7 +14,7 @@ The mean over dimensions of the squared error stands for -log p; β is `pretrain
 β nor the learning rate is in the notes that were read: 1 and 1e-5 are ours.
 
 The auxiliary loss belongs to the reward model and is `prompt_classification_loss` in
-components/rewards/losses.py, which no reward model of this project is trained with. What a method
+components/rewards/losses/prompts.py, for the training of one. What a method
 can do with any reward is here, and ours: `prompt_classification` multiplies an image's weight by
 P(own prompt | image)^weight, the softmax over its prompt and perturbed ones under the scorer. In
 the log this is what the auxiliary loss adds to the reward's own. The perturbed prompts are those
