@@ -26,6 +26,7 @@ PAGES = {
     ROOT / "README.md": RESULTS,
     MINIATURE / "README.md": MINIATURE,
     ROOT / "docs" / "label_data.md": RESULTS,
+    ROOT / "docs" / "reward_models.md": RESULTS,
 }
 """Each page, and the folder to which the files of its figures are relative."""
 FIGURE = re.compile(
