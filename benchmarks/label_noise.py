@@ -89,6 +89,10 @@ BACKBONES = {
         **_SHARED,
     ),
 }
+TITLES = {
+    "frozen_mlp": "an MLP on frozen embeddings",
+    "two_towers": "two towers, from CLIP's cosine",
+}
 """The MLP learns all that it knows of preference from the labels; two towers start from CLIP's
 cosine, which is a fair reward here before any label."""
 
@@ -279,12 +283,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
     )
     allowed = 100 * float(np.mean([found["expected"] for found in result["ceiling"].values()]))
     for panel, name in zip(axes[0], names, strict=True):
-        for arm, colour in (("plain", ORANGE), ("full", BLUE)):
+        for arm, colour, meaning in (
+            ("plain", ORANGE, "plain Bradley-Terry"),
+            ("full", BLUE, "full recipe"),
+        ):
             levels = result["architectures"][name]["levels"]
             x = [100 * level["flips"] for level in levels]
-            panel.plot(
-                x, [100 * level[arm]["accuracy"] for level in levels], "o-", color=colour, label=arm
-            )
+            accuracy = [100 * level[arm]["accuracy"] for level in levels]
+            panel.plot(x, accuracy, "o-", color=colour, label=meaning)
             low, high = zip(*(level[arm]["interval"] for level in levels), strict=True)
             panel.fill_between(
                 x, 100 * np.array(low), 100 * np.array(high), color=colour, alpha=0.15
@@ -298,11 +304,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
             color=GREY,
             fontsize=8,
         )
-        panel.set_title(name, loc="left", fontsize=10)
+        panel.set_title(TITLES[name], loc="left", fontsize=10)
         panel.set_xlabel("training labels turned round, %")
         panel.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("held-out pairs right, %")
-    axes[0][-1].legend(["plain Bradley-Terry", "_", "full recipe"], frameon=False, loc="lower left")
+    axes[0][-1].legend(frameon=False, loc="lower left")
     save(drawn, path)
 
 
