@@ -31,7 +31,8 @@ def test_pictures_are_those_of_the_world_enlarged() -> None:
 
 def test_a_measurement_of_the_miniature() -> None:
     found = measure(miniature(torch.device("cpu"), GROUP), repetitions=1)
-    assert set(found["images_per_second"]) == {"in_place", "pil", "pil_and_disk", "pil_in_a_batch"}
+    usual = {"pil", "pil_and_disk", "pil_in_a_batch"}
+    assert set(found["images_per_second"]) == {"in_place", "in_place_known_prompts", *usual}
     assert all(speed["median"] > 0 for speed in found["images_per_second"].values())
     ratio = found["times_the_usual_loop"]["median"]
     speeds = {name: speed["median"] for name, speed in found["images_per_second"].items()}
